@@ -1,0 +1,124 @@
+"""What several commands share: option types, notes and progress on standard error.
+
+It knows the terminal. It imports nothing heavy, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Task(StrEnum):
+    fbp = "fbp"
+    viaa = "viaa"
+    miaa = "miaa"
+    fiaa = "fiaa"
+    piaa = "piaa"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def _count_or_auto(value: str) -> str:
+    if value != "auto" and not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise typer.BadParameter(f"{value!r} is neither auto nor a whole number above 0.")
+    return value
+
+
+def count(value: str, automatic: int) -> int:
+    """The number that an `auto`-or-number option means."""
+    return automatic if value == "auto" else int(value)
+
+
+TaskOption = Annotated[
+    Task,
+    typer.Option(
+        "--task", help="What the score means; fbp = facial beauty (default: fbp).", show_default=False
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|PATH",
+        help="A bundled model or a checkpoint folder (default: the task's bundled model).",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="N|auto",
+        callback=_count_or_auto,
+        help="Images per forward pass; halved when memory runs out (default: auto).",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        callback=_count_or_auto,
+        help="Threads that decode, find faces and, on a CPU, run the model (default: auto, one per core).",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where the model runs; auto takes a GPU if there is one (default: auto).",
+        show_default=False,
+    ),
+]
+DTypeOption = Annotated[
+    DType,
+    typer.Option(
+        "--dtype",
+        help="Arithmetic of the model; auto is fp32 everywhere (default: auto).",
+        show_default=False,
+    ),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no summary; errors only (default: off).", show_default=False
+    ),
+]
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """One line for people, on standard error."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def stderr_is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress(unit: str, *, quiet: bool, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, only on a terminal; gives the function that moves it on."""
+    if quiet or not stderr_is_terminal():
+        yield lambda n=1: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.2, leave=False
+    ) as bar:
+        yield lambda n=1: bar.update(n) and None

@@ -1,0 +1,290 @@
+"""`aes score`: parses the options of a scoring run, calls `aescli.scoring`, reports what came of it.
+
+It knows the command line. Everything heavy is imported when a run begins.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aescli.cli.common import (
+    BatchSizeOption,
+    DeviceOption,
+    DType,
+    DTypeOption,
+    ModelOption,
+    QuietOption,
+    Task,
+    TaskOption,
+    WorkersOption,
+    count,
+    note,
+    progress,
+)
+from aescli.errors import AesError, UsageError
+
+if TYPE_CHECKING:
+    from aescli.scoring.output import Output
+    from aescli.scoring.rows import ImageResult, Layout
+    from aescli.scoring.run import Summary
+    from aescli.scoring.writers import TopTable
+
+DEFAULT_TOP = 20
+
+
+class Format(StrEnum):
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    table = "table"
+
+
+class Faces(StrEnum):
+    auto = "auto"
+    largest = "largest"
+    all = "all"
+    none = "none"
+
+
+def score(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            help="Folders (searched recursively), files, patterns, - or @list.txt for a list of paths.",
+            show_default=False,
+        ),
+    ],
+    task: TaskOption = Task.fbp,
+    model: ModelOption = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the rows go (default: standard output).",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="Output format (default: by the suffix of --out; else table on a terminal, or csv).",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            metavar="N",
+            min=1,
+            help=f"Show the N best as a table (default: {DEFAULT_TOP} on a terminal, else none).",
+            show_default=False,
+        ),
+    ] = None,
+    faces: Annotated[
+        Faces,
+        typer.Option(
+            "--faces",
+            help="auto: the largest face, a tight crop as a whole; largest; all: a row per face; "
+            "none: images are face crops already (default: auto).",
+            show_default=False,
+        ),
+    ] = Faces.auto,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Add the class probabilities p_1 … p_5 (default: off).",
+            show_default=False,
+        ),
+    ] = False,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Add score_100, the score as 0–100 of the model's scale (default: off).",
+            show_default=False,
+        ),
+    ] = False,
+    batch_size: BatchSizeOption = "auto",
+    workers: WorkersOption = "auto",
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = DType.auto,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue a run of the same --out that was broken off (default: off).",
+            show_default=False,
+        ),
+    ] = False,
+    no_clobber: Annotated[
+        bool,
+        typer.Option(
+            "--no-clobber", help="Refuse to replace an existing --out (default: off).", show_default=False
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit 1 if any image has no score (default: off).", show_default=False),
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score photos: a row per image or face, in the order of the input.
+
+    Columns: path, face_index, face (x1;y1;x2;y2 in pixels of the upright original), score, class (1 =
+    lowest), class_prob, error. Scores and probabilities have 4 decimals, score_100 has 2. An image that
+    cannot be read or shows no face gets a row that says so; the run goes on.
+
+    While a run with --out works, its results lie in FILE.journal; FILE itself appears at the end, whole.
+
+    Examples:
+        aes score ./photos --out scores.csv
+        aes score ./photos --format jsonl | jq 'select(.score >= 4)'
+    """
+    from aescli.runtime import available_cpus, keep_freed_memory, one_thread_per_operation
+
+    one_thread_per_operation()
+    keep_freed_memory()
+
+    from aescli.data.finding import find_images, printable
+    from aescli.scoring import predictor as predictors
+    from aescli.scoring.output import FileOutput
+    from aescli.scoring.rows import Layout
+    from aescli.scoring.run import run
+    from aescli.scoring.writers import TopTable, format_for, require_parquet
+
+    if out == "-":
+        out = None
+    kind = format_for(out, format.value if format else None, terminal=sys.stdout.isatty())
+    _check(out, kind, resume=resume, no_clobber=no_clobber)
+    if kind == "parquet":
+        require_parquet()
+    images = find_images(paths)
+    predictor = predictors.load_predictor(model, task=task.value, device=device, dtype=dtype.value)
+
+    from aescli.scoring.prepare import Preparer
+
+    layout = Layout(predictor.classes, probabilities, normalize, predictor.scale, predictor.cuts)
+    table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
+    options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
+    if not predictor.preprocessing.faces:
+        if faces not in (Faces.auto, Faces.none):
+            raise UsageError(
+                f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
+            )
+        faces = Faces.none
+    preparer = Preparer(predictor.preprocessing, faces.value)
+    output = _open_output(out, kind, layout, options, table, resume=resume, no_clobber=no_clobber)
+    if resume and isinstance(output, FileOutput) and not output.journal.known_count:
+        note(
+            f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
+            quiet=quiet,
+        )
+
+    started = time.monotonic()
+    try:
+        with progress("img", quiet=quiet) as step:
+
+            def observe(result: ImageResult) -> None:
+                step(1)
+                if table is not None and kind != "table":
+                    table.write(result.rows)
+
+            summary = run(
+                images,
+                preparer,
+                predictor,
+                output,
+                batch_size=count(batch_size, predictor.batch_size),
+                workers=count(workers, available_cpus()),
+                observe=observe,
+            )
+    except KeyboardInterrupt:
+        kept = isinstance(output, FileOutput) and not output.journal.empty
+        note("aes: stopped" + ("; the same command with --resume continues" if kept else ""))
+        raise typer.Exit(130) from None
+    if table is not None:
+        table.print(sys.stdout if kind == "table" else sys.stderr)
+    if isinstance(output, FileOutput) and not output.replaced and summary.images:
+        note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
+    _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+
+
+def _check(out: str | None, kind: str, *, resume: bool, no_clobber: bool) -> None:
+    if out is None:
+        for given, name in ((resume, "--resume"), (no_clobber, "--no-clobber")):
+            if given:
+                raise UsageError(f"{name} needs --out FILE: standard output cannot be continued or kept")
+        if kind == "parquet" and sys.stdout.isatty():
+            raise UsageError("Parquet is not for a terminal; give --out scores.parquet or another --format")
+    elif kind == "table":
+        raise UsageError(
+            "a table is for standard output; use --out with csv, json, jsonl or parquet, or --top N"
+        )
+
+
+def _open_output(
+    out: str | None,
+    kind: str,
+    layout: Layout,
+    options: dict[str, str],
+    table: TopTable | None,
+    *,
+    resume: bool,
+    no_clobber: bool,
+) -> Output:
+    from aescli.scoring.journal import cannot_write
+    from aescli.scoring.output import FileOutput, StreamOutput
+    from aescli.scoring.writers import open_writer
+
+    if kind == "table":
+        return StreamOutput(sys.stdout.buffer, table)
+    if out is None:
+        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout))
+    try:
+        mode = os.stat(out).st_mode
+    except OSError:
+        mode = stat.S_IFREG
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber)
+    try:
+        file = open(out, "wb")  # noqa: SIM115  a pipe or a device
+    except OSError as error:
+        raise AesError(cannot_write(out, error)) from error
+    return StreamOutput(file, open_writer(kind, file, layout), out, close=True)
+
+
+def _report(summary: Summary, seconds: float, *, strict: bool, quiet: bool) -> None:
+    """The counts on standard error; AesError where the run counts as failed."""
+    if summary.images == 0:
+        raise AesError("no images were found in what was given; check the path, or name the files themselves")
+    parts = [f"{summary.ok} scored"]
+    if summary.no_face:
+        parts.append(f"{summary.no_face} without a face")
+    if summary.failed:
+        parts.append(f"{summary.failed} failed")
+    if summary.resumed:
+        parts.append(f"{summary.resumed} of them in an earlier run")
+    rate = (summary.images - summary.resumed) / max(seconds, 1e-9)
+    images = "1 image" if summary.images == 1 else f"{summary.images} images"
+    note(f"aes: {images}: {', '.join(parts)} ({seconds:.1f} s, {rate:.1f} img/s)", quiet=quiet)
+    hint = "; --faces none scores face crops as they are" if summary.no_face and not summary.ok else ""
+    if not summary.ok:
+        raise AesError(f"no image could be scored; the first: {summary.first_error}{hint}")
+    if strict and summary.images > summary.ok:
+        missing = summary.images - summary.ok
+        raise AesError(f"--strict: {missing} of {images} without a score; the first: {summary.first_error}")

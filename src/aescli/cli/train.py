@@ -1,0 +1,221 @@
+"""`aes train`: options, one call, printing. What a run does is `aescli.training`'s."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aescli.cli.common import DeviceOption, QuietOption, note
+from aescli.errors import AesError, UsageError
+
+_option = partial(typer.Option, show_default=False)
+
+
+def train(
+    preset: Annotated[
+        str, _option("--preset", metavar="NAME|FILE.yaml", help="What to build and how to train it.")
+    ],
+    data: Annotated[
+        list[Path] | None,
+        _option("--data", help="Label file or folder of a data set; once for each set of a joint training."),
+    ] = None,
+    images: Annotated[
+        Path | None, _option("--images", help="Folder of the images (default: beside the labels).")
+    ] = None,
+    out: Annotated[
+        Path | None, _option("--out", help="Folder of the run; its checkpoint/ is what --model takes.")
+    ] = None,
+    fold: Annotated[
+        int | None,
+        _option(
+            "--fold",
+            min=1,
+            help="Leave this fold out as the test set: the official one, else of a seeded five-fold partition "
+            "(default: a seeded 8:2 split).",
+        ),
+    ] = None,
+    split: Annotated[
+        list[Path] | None,
+        _option("--split", help="Split file of an earlier run to use again (default: none)."),
+    ] = None,
+    all_data: Annotated[
+        bool, _option("--all-data", help="Train on everything, keep no test set (default: off).")
+    ] = False,
+    initial: Annotated[
+        Path | None,
+        _option(
+            "--init", help="Safetensors file that initialises the encoder (default: as the preset says)."
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        _option("--set", metavar="KEY=VALUE", help="Change a preset field, e.g. train.lr=3e-4."),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        _option(
+            "--features",
+            help="Folder that keeps the frozen part's features for other runs (default: inside --out, removed).",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, _option("--resume", help="Continue an interrupted run in --out (default: off).")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        _option("--dry-run", help="Build everything, print counts and cost, train nothing (default: off)."),
+    ] = False,
+    device: DeviceOption = "auto",
+    image_column: Annotated[
+        str | None, _option("--image-column", help="Image column of a CSV (default: guessed).")
+    ] = None,
+    score_column: Annotated[
+        str | None, _option("--score-column", help="Score column of a CSV (default: guessed).")
+    ] = None,
+    scale: Annotated[
+        tuple[float, float] | None,
+        _option("--scale", help="Lowest and highest score of a CSV (default: guessed)."),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model on labelled images.
+
+    A preset says what to build; --data names labels and images. A validation part of the training data decides the
+    best epoch, never the test set. The run's folder gets checkpoint/ (weights, config, card, metrics), the split,
+    the test predictions and a log.
+
+    Examples:
+      aes train --preset momamba-lite --init face.safetensors --data scut-fbp5500 --fold 1 --out runs/fold1
+      aes train --preset momamba-scut-fbp5500 --dry-run
+    """
+    from aescli.presets import load_preset
+    from aescli.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    edits = list(changes or [])
+    if initial is not None:
+        edits.append(f"model.encoder.weights={initial}")
+    chosen = load_preset(preset, edits)
+    sources = data or []
+    names = _score_heads(chosen, sources)
+    if names is not None:
+        chosen = names
+    if dry_run:
+        _dry_run(
+            chosen, sources, images, fold, split or [], all_data, _options(image_column, score_column, scale)
+        )
+        return
+    if not sources:
+        raise UsageError("--data is needed: a label file or the folder of a data set")
+    if out is None:
+        raise UsageError("--out is needed: the folder of the run")
+    _refuse_used(out, resume)
+    _train(chosen, sources, images, out, fold, split or [], all_data, features, resume, device, quiet,
+           _options(image_column, score_column, scale))  # fmt: skip
+
+
+def _options(
+    image_column: str | None, score_column: str | None, scale: tuple[float, float] | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if image_column:
+        options["image_column"] = image_column
+    if score_column:
+        options["score_columns"] = [score_column]
+    if scale:
+        options["scale"] = tuple(scale)
+    return options
+
+
+def _score_heads(preset: Any, sources: list[Path]) -> Any:
+    """A preset for several data sets, given fewer, keeps only the heads that have data."""
+    from dataclasses import replace
+
+    heads = getattr(preset.model, "score_heads", ("",))
+    if len(heads) > 1 and len(sources) == 1:
+        return replace(preset, model=replace(preset.model, score_heads=("",)))
+    return None
+
+
+def _refuse_used(out: Path, resume: bool) -> None:
+    from aescli.models.checkpoint import CHECKPOINT
+    from aescli.training.trainer import STATE
+
+    if resume:
+        return
+    if (out / CHECKPOINT).exists():
+        raise AesError(f"{out}: holds a finished run; choose another --out")
+    if (out / STATE).exists():
+        raise AesError(f"{out}: holds an interrupted run; continue it with --resume or choose another --out")
+
+
+def _dry_run(preset, sources, images, fold, splits, all_data, options) -> None:
+    from aescli.training.cost import describe_model
+    from aescli.training.run import read_training_data, split_data
+
+    typer.echo(f"preset {preset.name}: {preset.description}".rstrip(": "))
+    for line in describe_model(preset):
+        typer.echo(line)
+    if not sources:
+        return
+    loaded = read_training_data(preset, sources, images, options)
+    for dataset in loaded.datasets:
+        for line in dataset.notes.lines():
+            typer.echo(line)
+    parts = split_data(loaded, preset, fold, splits, all_data)
+    tests = ", ".join(f"{name} {len(where)}" for name, where in parts.test.items()) or "none"
+    typer.echo(f"training {len(parts.train)}, validation {len(parts.validation)}, test {tests} images")
+    if loaded.pictures.without_face:
+        typer.echo(f"{loaded.pictures.without_face} images without a recognisable face are used whole")
+
+
+def _train(
+    preset, sources, images, out, fold, splits, all_data, features, resume, device, quiet, options
+) -> None:
+    import shutil
+
+    import torch
+
+    from aescli.runtime import available_cpus
+    from aescli.scoring.predictor import choose_device
+    from aescli.training.run import read_training_data, split_data, train_model
+
+    torch.set_num_threads(available_cpus())
+    loaded = read_training_data(preset, sources, images, options)
+    for dataset in loaded.datasets:
+        for line in dataset.notes.lines():
+            note(line, quiet=quiet)
+    parts = split_data(loaded, preset, fold, splits, all_data)
+    note(f"training {len(parts.train)}, validation {len(parts.validation)} images", quiet=quiet)
+    own = out / "features"
+    metrics = train_model(
+        preset,
+        loaded,
+        parts,
+        out,
+        features=features or own,
+        device=choose_device(device),
+        resume=resume,
+        log=lambda line: note(line, quiet=quiet),
+        progress=_progress(quiet),
+    )
+    if features is None:
+        shutil.rmtree(own, ignore_errors=True)
+    for name in parts.test:
+        for kind in ("score", "own_head", "classes"):
+            if kind in metrics[name]:
+                figures = "  ".join(f"{key} {value:.4f}" for key, value in metrics[name][kind].items())
+                typer.echo(f"{name} test ({metrics[name]['n']} images), {kind}: {figures}")
+    note(f"{out / 'checkpoint'}: model, card and metrics", quiet=quiet)
+
+
+def _progress(quiet: bool):
+    if quiet or not sys.stderr.isatty():
+        return lambda iterable, **_: iterable
+    from tqdm import tqdm
+
+    return lambda iterable, **labels: tqdm(iterable, leave=False, file=sys.stderr, **labels)

@@ -1,0 +1,82 @@
+"""Which evaluated images a model was trained on.
+
+Knows lists of content (and perceptual) hashes and files; knows nothing about labels, metrics or how a
+checkpoint keeps its list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aescli.runtime import available_cpus
+
+NEAR_BITS = 2
+"""Perceptual hashes this close are called near-duplicates: without the training picture nothing can confirm
+them, and at 4 bits most pairs of SCUT-FBP5500 are strangers in the same pose."""
+
+_TOKEN = re.compile(r"([0-9a-f]{16})(?::([0-9a-f]{16}))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Positions of evaluated files. same: trained on. near: a near-duplicate was."""
+
+    same: list[int]
+    near: list[int]
+
+    @property
+    def all(self) -> list[int]:
+        return sorted({*self.same, *self.near})
+
+
+def parse_hashes(tokens: Iterable[str]) -> tuple[frozenset[str], np.ndarray]:
+    """(content hashes, perceptual hashes (m,) uint64) of a card's list.
+
+    A token is 16 hexadecimal digits (the content hash), optionally ":" and 16 more (the perceptual hash).
+    Raises ValueError for anything else: a list that is read wrongly would hide an overlap.
+    """
+    content, bits = set(), set()
+    for token in tokens:
+        match = _TOKEN.fullmatch(token)
+        if not match:
+            raise ValueError(f"'{token}' is not a hash of a training image")
+        content.add(match[1].lower())
+        if match[2]:
+            bits.add(int(match[2], 16))
+    return frozenset(content), np.array(sorted(bits), dtype=np.uint64)
+
+
+def find_overlap(paths: Sequence[Path], tokens: Iterable[str], cache: Path | None = None) -> Overlap:
+    """Compare the files at `paths` with a card's hash list (see `parse_hashes`).
+
+    Pictures are decoded only if the list holds perceptual hashes. A file that cannot be read overlaps with
+    nothing: it has no score either. cache: see `aescli.data.duplicates.fingerprints`.
+    """
+    content, bits = parse_hashes(tokens)
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        found = list(pool.map(_content, paths))
+    same = [i for i, digest in enumerate(found) if digest in content]
+    if not len(bits):
+        return Overlap(same, [])
+    from aescli.data.duplicates import fingerprints, near_pairs
+
+    readable = [i for i, digest in enumerate(found) if digest is not None and digest not in content]
+    prints = fingerprints([paths[i] for i in readable], cache)
+    near = sorted({readable[i] for i, _, _ in near_pairs(prints.bits, NEAR_BITS, bits)})
+    return Overlap(same, near)
+
+
+def _content(path: Path) -> str | None:
+    from aescli.data.hashing import content_hash
+    from aescli.data.images import ImageError
+
+    try:
+        return content_hash(path)
+    except ImageError:
+        return None

@@ -1,0 +1,255 @@
+"""Predicted scores as rows, from a file of any tool or from this package's pipeline, joined to labels.
+
+Knows the columns that `aes score` writes and how rows find their labels; every row that finds none, or more
+than one, is named. Knows nothing about metrics or models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aescli.data.datasets.base import Dataset, Problem, Scale, optional_number
+from aescli.data.datasets.generic import guess_image_column, guess_score_column
+from aescli.data.datasets.index import NameIndex
+from aescli.data.datasets.scut import spellings
+from aescli.data.datasets.tables import Table, read_table, read_text
+from aescli.errors import AesError
+
+if TYPE_CHECKING:
+    from aescli.scoring.rows import ImageResult, Layout
+
+SCORE_SCALE: Scale = (1.0, 5.0)
+"""The scale of `aes score --task fbp`, whose file does not repeat it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedRow:
+    """One prediction. `best_class` counts from 0; `error` says why there is no score."""
+
+    path: str
+    score: float | None
+    best_class: int | None = None
+    probabilities: tuple[float, ...] = ()
+    face_index: int | None = None
+    error: str = ""
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedRows:
+    """scale: declared range of the scores; None = unknown."""
+
+    source: str
+    rows: list[PredictedRow]
+    scale: Scale | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Joined:
+    """rows[i] is the prediction for the labelled image at positions[i] of the data set, ascending."""
+
+    positions: list[int] = field(default_factory=list)
+    rows: list[PredictedRow] = field(default_factory=list)
+    unscored: list[Problem] = field(default_factory=list)
+    """Labelled images whose prediction is an error."""
+    unpredicted: list[str] = field(default_factory=list)
+    """Labelled images without any prediction."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Predictions whose image has no label."""
+    ambiguous: list[str] = field(default_factory=list)
+    """Labels or predictions that could mean several of the other kind; none of them counts."""
+    notes: list[str] = field(default_factory=list)
+
+    def within(self, dataset: Dataset, keep: Sequence[int]) -> Joined:
+        """What of this concerns the images at the positions `keep`."""
+        wanted = {int(i) for i in keep}
+        names = {dataset.samples[i].name for i in wanted}
+        kept = [(i, row) for i, row in zip(self.positions, self.rows, strict=True) if i in wanted]
+        return replace(
+            self,
+            positions=[i for i, _ in kept],
+            rows=[row for _, row in kept],
+            unscored=[problem for problem in self.unscored if problem.name in names],
+            unpredicted=[name for name in self.unpredicted if name in names],
+        )
+
+
+def from_results(source: str, results: Iterable[ImageResult], layout: Layout) -> PredictedRows:
+    """The rows that `aes score` would write in `layout`, as predictions (the same rounded numbers)."""
+    rows = [
+        PredictedRow(
+            path=row.path,
+            score=row.score,
+            best_class=None if (best := layout.best_class(row)) is None else best - 1,
+            probabilities=row.probabilities,
+            face_index=row.face_index,
+            error=row.error,
+        )
+        for result in results
+        for row in result.rows
+    ]
+    return PredictedRows(source, rows, layout.scale)
+
+
+def read_predictions(
+    path: Path,
+    *,
+    image_column: str | None = None,
+    score_column: str | None = None,
+    scale: Scale | None = None,
+) -> PredictedRows:
+    """Read csv, tsv, json, jsonl or parquet rows: an image column and a score column, guessed if not named.
+
+    Optional columns, as `aes score` writes them: `class` (1 = lowest), `p_1` … `p_K`, `face_index`, `error`.
+    Raises AesError for a file without usable scores and for scores that are not numbers (with the line).
+    """
+    table = _read_rows(path)
+    by_aes = {"path", "score", "class_prob", "error"} <= set(table.columns)
+    image = table.column(image_column) if image_column else guess_image_column(table)
+    score = table.column(score_column) if score_column else guess_score_column(table, image)
+    names = {column.casefold(): column for column in table.columns}
+    p_columns: list[str] = []
+    while (name := names.get(f"p_{len(p_columns) + 1}")) is not None:
+        p_columns.append(name)
+    rows = []
+    for line, cells in table.rows:
+        error = cells.get(names.get("error", ""), "")
+        text = cells[score].replace(",", ".") if table.delimiter != "," else cells[score]
+        value = optional_number(text)
+        if value is None and text and not error:
+            raise AesError(f"{path}:{line}: {cells[image]}: '{text}' is not a score")
+        probabilities = [optional_number(cells[column]) for column in p_columns]
+        if value is not None and any(p is None for p in probabilities):
+            raise AesError(f"{path}:{line}: {cells[image]}: a probability is missing or not a number")
+        index, best = (optional_number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
+        rows.append(
+            PredictedRow(
+                path=cells[image],
+                score=value,
+                best_class=None if best is None else int(best),
+                probabilities=() if value is None else tuple(probabilities),
+                face_index=None if index is None else int(index),
+                error=error or ("" if value is not None else "the score is empty"),
+                line=line,
+            )
+        )
+    if table.bad:
+        raise AesError(str(table.bad[0]))
+    if not any(row.score is not None for row in rows):
+        raise AesError(f"{path} holds no scores (column '{score}')")
+    notes = [f"predictions read from columns '{image}' and '{score}'"] if not by_aes else []
+    return PredictedRows(
+        str(path), _count_classes_from_zero(rows, notes), scale or (SCORE_SCALE if by_aes else None), notes
+    )
+
+
+def join(predicted: PredictedRows, dataset: Dataset) -> Joined:
+    """Find each labelled image's prediction: by its file, else by any unambiguous spelling of its name.
+
+    Of several faces in one image the largest (`face_index` 0) counts. What is left over is reported.
+    """
+    out = Joined()
+    chosen = _one_row_each(predicted.rows, out)
+    by_file = {os.path.realpath(path): path for path in chosen}
+    index = NameIndex(chosen)
+    index.expect(sample.name for sample in dataset.samples)
+    claims: dict[str, list[int]] = {}
+    for position, sample in enumerate(dataset.samples):
+        path = by_file.get(os.path.realpath(sample.path)) if dataset.notes.images is not None else None
+        if path is None:
+            path, why = index.find((str(sample.path), *spellings(sample.name)))
+            if path is None:
+                several = why != NameIndex.NOTHING
+                (out.ambiguous if several else out.unpredicted).append(
+                    f"{sample.name}: {why}" if several else sample.name
+                )
+                continue
+        claims.setdefault(path, []).append(position)
+    for path, positions in claims.items():
+        if len(positions) > 1:
+            labels = ", ".join(dataset.samples[i].name for i in positions[:3])
+            out.ambiguous.append(f"{path}: fits {len(positions)} labels ({labels})")
+            continue
+        row = chosen[path]
+        if row.score is None:
+            name = dataset.samples[positions[0]].name
+            out.unscored.append(Problem(predicted.source, row.line, name, row.error))
+            continue
+        out.positions.append(positions[0])
+        out.rows.append(row)
+    order = sorted(range(len(out.positions)), key=out.positions.__getitem__)
+    out.positions, out.rows = [out.positions[i] for i in order], [out.rows[i] for i in order]
+    out.unlabelled = [path for path in chosen if path not in claims]
+    return out
+
+
+def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, PredictedRow]:
+    by_path: dict[str, list[PredictedRow]] = {}
+    for row in rows:
+        by_path.setdefault(row.path, []).append(row)
+    chosen: dict[str, PredictedRow] = {}
+    faces = repeated = 0
+    for path, several in by_path.items():
+        if len(several) > 1:
+            indices = [row.face_index for row in several]
+            if None not in indices and len(set(indices)) == len(indices):
+                faces += 1
+            elif len({(row.score, row.error) for row in several}) == 1:
+                repeated += 1
+            else:
+                out.ambiguous.append(f"{path}: {len(several)} predictions that differ")
+                continue
+        chosen[path] = min(several, key=lambda row: row.face_index or 0)
+    if faces:
+        out.notes.append(f"{faces} images have rows for several faces: the largest face counts")
+    if repeated:
+        out.notes.append(f"{repeated} images are predicted twice with the same score: it counts once")
+    return chosen
+
+
+def _count_classes_from_zero(rows: list[PredictedRow], notes: list[str]) -> list[PredictedRow]:
+    """Classes count from 1 as in `aes score`, unless a file has a class 0."""
+    known = Counter(row.best_class for row in rows if row.best_class is not None)
+    first = 0 if 0 in known else 1
+    if known and not first:
+        notes.append("the column 'class' counts from 0")
+
+    return [
+        row if row.best_class is None else replace(row, best_class=row.best_class - first) for row in rows
+    ]
+
+
+def _read_rows(path: Path) -> Table:
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".jsonl", ".parquet"):
+        return read_table(path)
+    if suffix == ".parquet":
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError:
+            raise AesError(f"reading {path} needs pyarrow: pip install 'aescli[parquet]'") from None
+        try:
+            records = parquet.read_table(path).to_pylist()
+        except Exception as error:  # pyarrow's errors share no base with Python's
+            raise AesError(f"{path} cannot be read as Parquet: {error}") from None
+    else:
+        text = read_text(path)
+        try:
+            lines = [line for line in text.splitlines() if line.strip()]
+            records = json.loads(text) if suffix == ".json" else [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise AesError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise AesError(f"{path} must hold a list of objects, one for each image")
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    if not columns:
+        raise AesError(f"{path} is empty")
+    cells = [{c: "" if r.get(c) is None else str(r[c]) for c in columns} for r in records]
+    return Table(path, columns, list(enumerate(cells, start=1)))

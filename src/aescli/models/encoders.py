@@ -1,0 +1,269 @@
+"""Image encoders behind one interface: pictures in, a list of feature maps out, shallow to deep.
+
+An encoder has `channels` (per level) and `forward(images) → [(B, C_i, H_i, W_i), …]`. It can also run in two
+halves, `lower(images)` and `upper(state)`, cut after its frozen part, so that training may compute the frozen
+half once. Knows nothing about decoders, tasks or files other than pretrained encoder weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aescli.errors import AesError
+from aescli.models.mobilenet import CHANNELS, MobileNetV1
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, and which of its hidden features the decoder sees.
+
+    name: `mobilenetv1`, or any timm model (transformers through their blocks, others through `features_only`).
+    levels: 1-based block (or, for timm's convolutional models, stage) numbers; None takes thirds of the depth
+        of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
+    image_size: side of the square input in pixels.
+    pretrained: let timm fetch its own weights when training starts (never when a checkpoint is loaded).
+    weights: safetensors file to initialise from.
+    drop_path: stochastic depth rate of timm models.
+    """
+
+    name: str = "vit_base_patch16_224"
+    levels: tuple[int, ...] | None = None
+    image_size: int = 224
+    pretrained: bool = False
+    weights: str | None = None
+    drop_path: float = 0.0
+
+
+class MobileNetV1Encoder(nn.Module):
+    """Features after the chosen blocks of MobileNetV1; `cut` blocks (and the stem) form the lower half."""
+
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self, levels: Sequence[int] | None) -> None:
+        super().__init__()
+        self.levels = tuple(levels or (6, 9, 11, 13))
+        if any(not 1 <= level <= 13 for level in self.levels) or list(self.levels) != sorted(
+            set(self.levels)
+        ):
+            raise AesError(
+                f"encoder.levels: {list(self.levels)} must be ascending block numbers from 1 to 13"
+            )
+        self.net = MobileNetV1()
+        self.channels = [CHANNELS[level - 1] for level in self.levels]
+        self.cut = 0
+
+    def set_cut(self, blocks: int) -> None:
+        """Freeze the stem and the first `blocks` blocks; they become the lower half."""
+        self.cut = blocks
+        if blocks:
+            frozen = [self.net.conv, self.net.bn, *self.net.blocks[:blocks]]
+            for module in frozen:
+                module.requires_grad_(False)
+
+    def _run(self, x: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
+        taps = []
+        for number in range(start + 1, stop + 1):
+            x = self.net.blocks[number - 1](x)
+            if number in self.levels:
+                taps.append(x)
+        return x, taps
+
+    def lower(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) → [state, taps of the frozen blocks below it…]; a tap that is the state is not repeated."""
+        x, taps = self._run(self.net.stem(images), 0, self.cut)
+        return [x, *(taps[:-1] if self.cut in self.levels else taps)]
+
+    def upper(self, state: list[Tensor]) -> list[Tensor]:
+        _, taps = self._run(state[0], self.cut, max(self.levels))
+        return [*state[1:], *state[: int(self.cut in self.levels)], *taps]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.upper(self.lower(images))
+
+
+class _WholeEncoder(nn.Module):
+    """Encoders that are either frozen as a whole (cut = all) or trained as a whole (cut = 0)."""
+
+    cut = 0
+
+    def set_cut(self, blocks: int) -> None:
+        self.cut = blocks
+        self.requires_grad_(blocks == 0)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def lower(self, images: Tensor) -> list[Tensor]:
+        return self.features(images) if self.cut else [images]
+
+    def upper(self, state: list[Tensor]) -> list[Tensor]:
+        return state if self.cut else self.features(state[0])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.features(images)
+
+
+class TransformerEncoder(_WholeEncoder):
+    """A timm vision transformer; each chosen block's tokens as a C×H×W map (MoMamba §3.1)."""
+
+    def __init__(self, model: nn.Module, levels: Sequence[int] | None) -> None:
+        super().__init__()
+        depth = len(model.blocks)
+        self.levels = tuple(levels or (round(depth * k / 4) for k in (1, 2, 3, 4)))
+        if any(not 1 <= level <= depth for level in self.levels) or list(self.levels) != sorted(
+            set(self.levels)
+        ):
+            raise AesError(
+                f"encoder.levels: {list(self.levels)} must be ascending block numbers from 1 to {depth}"
+            )
+        # Blocks above the deepest level would only cost time and parameters.
+        model.blocks = model.blocks[: self.levels[-1]]
+        model.head, model.fc_norm = nn.Identity(), nn.Identity()
+        self.net = model
+        self.channels = [model.embed_dim] * len(self.levels)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        maps = self.net.forward_intermediates(
+            images, indices=[level - 1 for level in self.levels], output_fmt="NCHW", intermediates_only=True
+        )
+        # The encoder's output is normalised; earlier levels get their own LayerNorm in the fusion.
+        maps[-1] = self.net.norm(maps[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return maps
+
+
+class StageEncoder(_WholeEncoder):
+    """Any timm model with `features_only`: convolutional or hierarchical; levels are stages, 1-based."""
+
+    def __init__(self, name: str, levels: Sequence[int] | None, **options) -> None:
+        super().__init__()
+        import timm
+
+        stages = len(
+            timm.create_model(name, features_only=True, **{**options, "pretrained": False}).feature_info
+        )
+        self.levels = tuple(levels or range(max(1, stages - 3), stages + 1))
+        if any(not 1 <= level <= stages for level in self.levels):
+            raise AesError(
+                f"encoder.levels: {list(self.levels)} must be stage numbers from 1 to {stages} of {name}"
+            )
+        indices = tuple(level - 1 for level in self.levels)
+        self.net = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        self.channels = self.net.feature_info.channels()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        maps = self.net(images)
+        # Swin and its kin return channels last.
+        return [
+            m.permute(0, 3, 1, 2) if m.shape[1] != c and m.shape[-1] == c else m
+            for m, c in zip(maps, self.channels, strict=True)
+        ]
+
+
+def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Module:
+    """The encoder of a config, with pretrained weights when `initialise` is true and the config names some.
+
+    Raises:
+        AesError: unknown name, impossible levels, or weights that do not fit.
+    """
+    if config.name == "mobilenetv1":
+        encoder: nn.Module = MobileNetV1Encoder(config.levels)
+        if initialise and config.pretrained:
+            raise AesError(
+                "encoder.pretrained: mobilenetv1 has no weights to fetch; name a file in encoder.weights"
+            )
+    else:
+        encoder = _timm_encoder(config, pretrained=initialise and config.pretrained)
+    if initialise and config.weights:
+        load_pretrained(encoder, Path(config.weights))
+    return encoder
+
+
+def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
+    from aescli.torch_compat import prepare_torchvision
+
+    prepare_torchvision()
+    import timm
+
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:4]
+        hint = f"; similar: {', '.join(near)}" if near else ""
+        raise AesError(f"encoder.name: no encoder named {config.name!r}{hint}")
+    options = {"pretrained": pretrained}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    try:
+        is_transformer = hasattr(timm.models.vision_transformer, config.name) or config.name.startswith(
+            ("vit_", "deit", "beit", "eva")
+        )
+        if is_transformer:
+            model = timm.create_model(config.name, img_size=config.image_size, num_classes=0, **options)
+            return TransformerEncoder(model, config.levels)
+        try:
+            return StageEncoder(config.name, config.levels, img_size=config.image_size, **options)
+        except TypeError:  # convolutional models take any size and no img_size
+            return StageEncoder(config.name, config.levels, **options)
+    except AesError:
+        raise
+    except Exception as error:
+        raise AesError(f"encoder.name: cannot build {config.name!r}: {error}") from error
+
+
+def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (0..1 RGB) that the encoder's weights expect."""
+    if isinstance(encoder, MobileNetV1Encoder):
+        return encoder.mean, encoder.std
+    config = getattr(encoder.net, "pretrained_cfg", None) or {}
+    return tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
+
+
+def load_pretrained(encoder: nn.Module, path: Path) -> None:
+    """Initialise an encoder from a safetensors file, accepting the layouts met in practice.
+
+    MobileNetV1 files may hold weights for BGR input in 0..255 minus a mean (Caffe style; recognised by the face
+    model's gender head `g.weight`); they are rewritten for RGB in −1..1, exactly, by folding both into the first
+    convolution and its BatchNorm.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise AesError(f"encoder.weights: {path}: no such file")
+    state = {
+        key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
+    }
+    if isinstance(encoder, MobileNetV1Encoder):
+        body = {k: v for k, v in state.items() if k.startswith(("conv.", "bn.", "blocks."))}
+        if "g.weight" in state:
+            _from_caffe_input(body)
+        target: nn.Module = encoder.net
+    else:
+        target = encoder.net
+        body = state
+        if isinstance(encoder, TransformerEncoder):
+            from timm.models.vision_transformer import checkpoint_filter_fn
+
+            body = checkpoint_filter_fn(dict(state), target)
+    missing, unexpected = target.load_state_dict(body, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise AesError(
+            f"encoder.weights: {path} lacks {len(missing)} tensors that {type(encoder).__name__} needs, "
+            f"first {missing[0]!r}; it holds {len(unexpected)} others"
+        )
+
+
+def _from_caffe_input(state: dict[str, Tensor]) -> None:
+    """conv(BGR·255 − m) rewritten for x = (RGB − 0.5)/0.5: BGR·255 = 127.5·x + 127.5 (channel order reversed).
+
+    The constant part 127.5 − m passes through the bias-free convolution as Σ w·(127.5 − m) at every interior
+    position, which BatchNorm's running mean absorbs. At the padded right and bottom edge the original pads with
+    zeros after the subtraction; the folded form pads with mid grey, a difference of one row and column.
+    """
+    weight = state["conv.weight"]
+    offset = 127.5 - torch.tensor([103.939, 116.779, 123.68])
+    state["bn.running_mean"] = state["bn.running_mean"] - (weight * offset.view(1, 3, 1, 1)).sum((1, 2, 3))
+    state["conv.weight"] = weight.flip(1) * 127.5

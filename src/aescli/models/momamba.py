@@ -1,0 +1,172 @@
+"""MoMamba: facial beauty as five-class classification and score regression at once (Symmetry 2025, 17(10), 1600).
+
+encoder → level fusion + detail enhancement (DEM) → state-aware mixture of experts (SAME) → one head per task.
+Knows nothing about files, presets or how it is trained.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aescli.errors import AesError
+from aescli.models.dem import ConvBNReLU, DEMConfig, DetailEnhancement
+from aescli.models.encoders import EncoderConfig, build_encoder
+from aescli.models.same import SAMEConfig, StateAwareMixtureOfExperts
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class MoMambaConfig:
+    """Everything that decides the architecture.
+
+    modules: what the decoder holds; "B" is the paper's baseline (fusion, one ConvBNReLU, heads), the others add
+        the DEM (D) and the SAME module (S) (paper Tables 5, 6).
+    tasks: both for the multi-task model, one for the single-task baselines.
+    width: decoder channels C; None takes the encoder's deepest width.
+    fusion: gated sum of the earlier levels; off uses the last level only.
+    classes: beauty classes. score_range: the scale of the score.
+    score_heads: names of the training sets that have a rating scale (a population of raters) of their own. Each
+        gets its own linear score head on the shared features, and `score` is their mean; one unnamed head is the
+        paper's model.
+    head_dropout: on the pooled features of both heads.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    modules: Literal["B", "B+D", "B+S", "B+D+S"] = "B+D+S"
+    tasks: tuple[Task, ...] = ("classification", "regression")
+    width: int | None = None
+    fusion: bool = True
+    dem: DEMConfig = field(default_factory=DEMConfig)
+    same: SAMEConfig = field(default_factory=SAMEConfig)
+    classes: int = 5
+    score_range: tuple[float, float] = (1.0, 5.0)
+    score_heads: tuple[str, ...] = ("",)
+    head_dropout: float = 0.0
+
+
+class MoMambaOutput(NamedTuple):
+    """What the model says about B images.
+
+    score: (B,) on the score range, mean of the heads; None without the regression task.
+    logits: (B, classes); None without the classification task.
+    head_scores: (B, number of score heads). routing: per task, probabilities over the experts (B, K).
+    features: (B, C) pooled input of the regression head (of the classification head where there is no other).
+    """
+
+    score: Tensor | None
+    logits: Tensor | None
+    head_scores: Tensor | None
+    routing: dict[str, Tensor]
+    features: Tensor
+
+
+class LevelFusion(nn.Module):
+    """ "Dynamically extracts" (§3.1): every earlier level projected to C, weighted by a gate, summed.
+
+    Levels of other resolutions are pooled to the last one's. The gate is a softmax over all levels of a Linear on
+    the pooled last feature; the last level itself goes through the DEM and is not part of the sum.
+    """
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.gate = nn.Linear(channels[-1], len(channels) - 1)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Levels [(B, C_i, H_i, W_i)] → (projected last level, gated sum of the others), both (B, width, H, W)."""
+        size = levels[-1].shape[-2:]
+        projected = []
+        for level, norm, project in zip(levels, self.norms, self.projections, strict=True):
+            pooled = F.adaptive_avg_pool2d(level, size) if level.shape[-2:] != size else level
+            projected.append(project(norm(pooled.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
+        weights = torch.softmax(self.gate(levels[-1].mean((2, 3))), dim=-1)  # (B, earlier levels)
+        earlier = sum(
+            w[:, None, None, None] * p for w, p in zip(weights.unbind(1), projected[:-1], strict=True)
+        )
+        return projected[-1], earlier
+
+
+class Head(nn.Module):
+    """Global average pool → LayerNorm → Linear: (B, C, H, W) → ((B, out), pooled (B, C))."""
+
+    def __init__(self, width: int, out: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, out)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = self.norm(x.mean((2, 3)))
+        return self.linear(self.dropout(pooled)), pooled
+
+
+class MoMamba(nn.Module):
+    """The whole model; see `MoMambaConfig`. Input (B, 3, S, S), normalised; output `MoMambaOutput`."""
+
+    def __init__(self, config: MoMambaConfig, *, initialise_encoder: bool = True) -> None:
+        super().__init__()
+        if not config.tasks or len(set(config.tasks)) != len(config.tasks):
+            raise AesError(f"model.tasks: {list(config.tasks)} must name one or both tasks, each once")
+        self.config = config
+        self.encoder = build_encoder(config.encoder, initialise=initialise_encoder)
+        channels = self.encoder.channels
+        width = config.width or channels[-1]
+        if "S" in config.modules and width % config.same.heads:
+            raise AesError(
+                f"model.width: {width} is not divisible by the {config.same.heads} attention heads"
+            )
+        if config.fusion and len(channels) > 1:
+            self.fusion: nn.Module | None = LevelFusion(channels, width)
+        else:
+            self.fusion = None
+            self.project = nn.Conv2d(channels[-1], width, 1) if channels[-1] != width else nn.Identity()
+        has_dem = "D" in config.modules
+        self.dem = DetailEnhancement(width, config.dem) if has_dem else None
+        self.plain = None if has_dem else ConvBNReLU(width, width)
+        self.same = (
+            StateAwareMixtureOfExperts(width, config.tasks, config.same) if "S" in config.modules else None
+        )
+        outputs = {"classification": config.classes, "regression": len(config.score_heads)}
+        self.heads = nn.ModuleDict(
+            {task: Head(width, outputs[task], config.head_dropout) for task in config.tasks}
+        )
+        if "regression" in config.tasks:
+            # Starting in the middle of the scale saves the first epochs of a regression.
+            nn.init.constant_(self.heads["regression"].linear.bias, sum(config.score_range) / 2)
+
+    def forward(self, images: Tensor) -> MoMambaOutput:
+        return self.decode(self.encoder(images))
+
+    def decode(self, levels: list[Tensor]) -> MoMambaOutput:
+        """Everything after the encoder, from its feature maps."""
+        if self.fusion is not None:
+            last, earlier = self.fusion(levels)
+        else:
+            last, earlier = self.project(levels[-1]), None
+        x = self.dem(last) if self.dem is not None else self.plain(last)
+        if earlier is not None:
+            x = x + earlier
+        routing: dict[str, Tensor] = {}
+        if self.same is not None:
+            maps, routing = self.same(x)
+        else:
+            maps = dict.fromkeys(self.config.tasks, x)
+        results = {task: self.heads[task](maps[task]) for task in self.config.tasks}
+        head_scores = results["regression"][0] if "regression" in results else None
+        return MoMambaOutput(
+            score=head_scores.mean(-1) if head_scores is not None else None,
+            logits=results["classification"][0] if "classification" in results else None,
+            head_scores=head_scores,
+            routing=routing,
+            features=results.get("regression", results.get("classification"))[1],
+        )
+
+
+def momamba_vit_b16(**changes) -> MoMamba:
+    """The paper's model: ViT-B/16 at 224 px, hidden features of blocks 3, 6, 9, 12, nine experts, top 4."""
+    return MoMamba(MoMambaConfig(**changes))

@@ -1,0 +1,207 @@
+"""A trained model as a function from crops to numbers: device, precision, and what to do when memory runs
+out.
+
+It knows torch (imported when a model is loaded, not before) and checkpoints. It knows nothing about files,
+faces or rows.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from aescli.errors import AesError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+class Prediction(NamedTuple):
+    """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0."""
+
+    scores: np.ndarray
+    probabilities: np.ndarray
+
+
+class Predictor(Protocol):
+    """What the pipeline needs of a model.
+
+    scale: the score's range. classes: K, 0 for a model without class probabilities. cuts: the scores at which
+    the classes change. digest: identifies the weights. preprocessing: size, faces, eye_mouth, eye_y.
+    concurrency: how many threads may call `predict` at once with profit. batch_size: a good one for this
+    device.
+    """
+
+    task: str
+    scale: tuple[float, float]
+    classes: int
+    cuts: tuple[float, ...]
+    digest: str
+    preprocessing: Any
+    concurrency: int
+    batch_size: int
+
+    def predict(self, images: np.ndarray) -> Prediction:
+        """(B, S, S, 3) uint8 RGB → Prediction. Thread-safe; each image's result is independent of the
+        others."""
+
+
+class TorchPredictor:
+    """A checkpoint on a device. On a CPU several threads predict at once, each with one thread per
+    operation."""
+
+    def __init__(self, checkpoint: Any, device: torch.device, dtype: torch.dtype):
+        import torch
+
+        card, preprocessing = checkpoint.card, checkpoint.preprocessing
+        self.task: str = card.task
+        self.scale, self.cuts = tuple(card.score_range), tuple(card.class_cuts)
+        self.classes = len(self.cuts) + 1
+        self.digest: str = checkpoint.digest
+        self.preprocessing = preprocessing
+        self.device, self.dtype = device, dtype
+        self._cuda_like = device.type != "cpu"
+        self.concurrency = 1 if self._cuda_like else 64
+        self.batch_size = 64 if self._cuda_like else 8  # at 8 no buffer of a CNN passes 32 MB (see runtime)
+        self._turn = threading.Lock()
+        self._largest = 1 << 30  # halved when memory runs out
+        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last).eval()
+        mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._mean, self._std = mean, std
+        if not self._cuda_like:
+            torch.set_num_threads(1)
+
+    def predict(self, images: np.ndarray) -> Prediction:
+        """See `Predictor`. Out of memory halves the batch, for this call and all later ones; AesError at one
+        image."""
+        start, scores, probabilities = 0, [], []
+        while start < len(images):
+            count = min(self._largest, len(images) - start)
+            try:
+                part = self._forward(images[start : start + count])
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if count == 1:
+                    raise AesError(
+                        f"not enough memory on {self.device} for one image of {images.shape[1]} px; "
+                        "close other programs or use --device cpu"
+                    ) from error
+                self._largest = max(1, count // 2)
+                self._release()
+                continue
+            scores.append(part.scores)
+            probabilities.append(part.probabilities)
+            start += count
+        return Prediction(np.concatenate(scores), np.concatenate(probabilities))
+
+    def _forward(self, images: np.ndarray) -> Prediction:
+        import torch
+
+        with torch.inference_mode():
+            # (B, S, S, 3) bytes seen as (B, 3, S, S) is the channels-last layout that convolutions want.
+            x = torch.from_numpy(images).permute(0, 3, 1, 2)
+            if not self._cuda_like:
+                return self._run(x)
+            with self._turn:
+                return self._run(x.to(self.device, non_blocking=True))
+
+    def _run(self, x: torch.Tensor) -> Prediction:
+        import torch
+
+        x = (x.float() / 255 - self._mean) / self._std
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low):
+            output = self._model(x)
+        if output.score is None:
+            raise AesError(
+                "this model gives classes only, no score; give one that was trained for regression too"
+            )
+        scores = output.score.double().cpu().numpy()
+        if output.logits is None:
+            return Prediction(scores, np.empty((len(scores), 0)))
+        return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy())
+
+    def _release(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch says it as OutOfMemoryError on a GPU and as a plain RuntimeError on a CPU."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )
+
+
+def load_predictor(
+    model: str | None, *, task: str = "fbp", device: str = "auto", dtype: str = "auto"
+) -> Predictor:
+    """The predictor for `--model` (a bundled model's name, a preset, a checkpoint folder) or the task's
+    bundled one.
+
+    Imports torch. Raises AesError where there is no such model, or it is for another task or device.
+    """
+    from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
+
+    spec = model or DEFAULT_MODELS.get(task)
+    if spec is None:
+        raise AesError(
+            f"there is no bundled model for --task {task} yet; give one with --model (a checkpoint folder), "
+            f"or use --task {' or '.join(DEFAULT_MODELS)}"
+        )
+    chosen = choose_device(device)
+    precision = choose_dtype(dtype, chosen)
+    checkpoint = load_checkpoint(spec, device="cpu")
+    if checkpoint.card.task != task:
+        raise AesError(
+            f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
+        )
+    return TorchPredictor(checkpoint, chosen, precision)
+
+
+def choose_device(name: str) -> torch.device:
+    """auto = the first CUDA device, else Apple's GPU, else the CPU. AesError where the device is not
+    there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if "," in name:
+        raise UsageError(f"--device {name}: one run uses one device; start one run per device")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise AesError(f"--device {name}: torch finds no CUDA device here; use --device cpu")
+        if (device.index or 0) >= count:
+            raise AesError(f"--device {name}: there are {count} CUDA devices here, counted from cuda:0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise AesError(f"--device {name}: torch finds no Apple GPU here; use --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto = fp32 on every device, so that the same image has the same score everywhere."""
+    import torch
+
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--dtype fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

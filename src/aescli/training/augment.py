@@ -1,0 +1,128 @@
+"""From a photo and its face's landmarks to a training crop: the canonical alignment with random changes.
+
+Deterministic in the generator it is given. Knows nothing about labels, files or models.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from aescli.data.faces import OUTSIDE, align_face, square_resize
+from aescli.training.config import AugmentConfig
+
+
+def clean_crop(
+    image: np.ndarray, landmarks: np.ndarray | None, size: int, eye_mouth: float, eye_y: float
+) -> np.ndarray:
+    """What scoring would see: aligned where there is a face, else the whole picture. (H, W, 3) → (S, S, 3) uint8."""
+    if landmarks is None:
+        return square_resize(image, size)
+    return align_face(image, landmarks, size, eye_mouth, eye_y)
+
+
+def augmented_crop(
+    image: np.ndarray,
+    landmarks: np.ndarray | None,
+    size: int,
+    eye_mouth: float,
+    eye_y: float,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A random training crop. (H, W, 3) uint8 RGB → (size, size, 3) uint8 RGB."""
+    if landmarks is None:
+        # The whole picture at the same place as its landmarks would put it, so that the same changes apply.
+        landmarks = _frame_landmarks(image, eye_mouth, eye_y)
+    moved = _moved(landmarks, size, eye_mouth, config, rng)
+    crop = align_face(image, moved, size, eye_mouth, eye_y)
+    if rng.random() < config.outside:
+        inside = align_face(np.full_like(image, 255), moved, size, eye_mouth, eye_y, outside=0)
+        crop = np.where(inside > 127, crop, _fill(rng))
+    if rng.random() < config.box:
+        crop = _boxed(crop, rng)
+    if rng.random() < config.flip:
+        crop = crop[:, ::-1]
+    return _degraded(_coloured(crop, config, rng), config, rng)
+
+
+def _frame_landmarks(image: np.ndarray, eye_mouth: float, eye_y: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    side, x = max(height, width), width / 2
+    y = height / 2 + (eye_y - 0.5) * side
+    half = eye_mouth * side / 2.1  # eye distance whose 1.05-fold is the span
+    mouth = y + eye_mouth * side
+    return np.array(
+        [[x - half, y], [x + half, y], [x, (y + mouth) / 2], [x - half, mouth], [x + half, mouth]], np.float32
+    )
+
+
+def _moved(
+    landmarks: np.ndarray, size: int, eye_mouth: float, config: AugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Landmarks moved so that aligning them turns, zooms and shifts the crop."""
+    points = np.asarray(landmarks, np.float64)
+    zoom = math.exp(rng.normal(0, config.zoom)) if config.zoom else 1.0
+    if rng.random() < config.zoom_out:
+        zoom *= rng.uniform(0.6, 0.85)
+    angle = math.radians(rng.uniform(-config.rotate, config.rotate))
+    shift = rng.uniform(-config.shift, config.shift, 2)
+    centre = (points[:2].mean(0) + points[3:].mean(0)) / 2
+    span = max(
+        np.linalg.norm(points[3:].mean(0) - points[:2].mean(0)), 1.05 * np.linalg.norm(points[1] - points[0])
+    )
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return (points - centre) @ turn.T / zoom + centre + shift * span / eye_mouth
+
+
+def _fill(rng: np.random.Generator) -> np.ndarray:
+    kind = rng.integers(4)
+    if kind == 3:
+        return rng.integers(0, 256, 3).astype(np.uint8)
+    return np.full(3, (0, 255, OUTSIDE)[kind], np.uint8)
+
+
+def _boxed(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = crop.shape[0]
+    width, height, angle = rng.uniform(0.62, 0.9), rng.uniform(0.88, 1.1), rng.uniform(-10, 10)
+    centre = (0.5 + rng.uniform(-0.05, 0.05)) * size, (0.5 + rng.uniform(-0.03, 0.03)) * size
+    corners = cv2.boxPoints((centre, (width * size, height * size), angle)).astype(np.int32)
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(mask, corners, 255)
+    fill = np.zeros(3, np.uint8) if rng.random() < 0.5 else _fill(rng)
+    return np.where(mask[..., None] > 0, crop, fill)
+
+
+def _coloured(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() < config.grey:
+        crop = np.repeat(cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+    s = config.colour
+    if not s:
+        return crop
+    x = crop.astype(np.float32) / 255
+    x = x ** math.exp(rng.normal(0, 0.25 * s))  # gamma
+    x = x * (1 + rng.uniform(-0.3, 0.3) * s)  # brightness
+    mean = x.mean()
+    x = (x - mean) * (1 + rng.uniform(-0.3, 0.3) * s) + mean  # contrast
+    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    x = grey[..., None] + (x - grey[..., None]) * (1 + rng.uniform(-0.5, 0.3) * s)  # saturation
+    x = x * (1 + rng.normal(0, 0.06 * s, 3)).astype(np.float32)  # white balance
+    return (x.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _degraded(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    crop = np.ascontiguousarray(crop)
+    size = crop.shape[0]
+    if rng.random() < config.low_resolution:
+        small = max(8, round(size / rng.uniform(1.5, 4)))
+        crop = cv2.resize(cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA), (size, size))
+    if rng.random() < config.blur:
+        crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.5, 2.0))
+    if rng.random() < config.noise:
+        noisy = crop + rng.normal(0, rng.uniform(3, 12), crop.shape)
+        crop = noisy.clip(0, 255).astype(np.uint8)
+    if rng.random() < config.jpeg:
+        quality = int(rng.integers(30, 91))
+        _, data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        crop = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    return crop

@@ -1,0 +1,92 @@
+"""What a training run can be told: typed fields with their units, defaults and ranges.
+
+Knows nothing about YAML (see `aescli.presets`), data or models.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of a training picture; probabilities in 0..1, everything off at strength 0.
+
+    zoom: standard deviation of log zoom; zoom_out: probability of a much wider frame (0.6–0.85×), for pictures
+    whose faces were cropped loosely. rotate: degrees (uniform ±). shift: share of the side (uniform ±).
+    colour: strength of brightness, contrast, saturation, gamma and white balance changes.
+    outside: probability that what lies outside the photo gets another colour; box: that only an upright box around
+    the face stays visible, as in pictures that were cropped and padded before.
+    low_resolution, blur, jpeg, noise, grey: probabilities of those degradations.
+    """
+
+    flip: float = 0.5
+    zoom: float = 0.0
+    zoom_out: float = 0.0
+    rotate: float = 0.0
+    shift: float = 0.0
+    colour: float = 0.0
+    outside: float = 0.0
+    box: float = 0.0
+    low_resolution: float = 0.0
+    blur: float = 0.0
+    jpeg: float = 0.0
+    noise: float = 0.0
+    grey: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; the paper's loss is cross entropy + MSE, 1 : 1 (MoMamba §4).
+
+    label_sigma: above 0, class targets are the probabilities of a normal distribution of that width (in score
+        units) around the score, instead of one class. uncertainty: learn the two weights (Kendall et al. 2018).
+    correlation: weight of 1 − Pearson's r within the batch, per score head. balanced: weigh classes by
+        inverse frequency in the training split. rater_noise: weigh a score by its certainty,
+        s²/(s² + σ²/n), with s = `rater_noise` (score units), σ and n its ratings' deviation and count; 0 = off.
+    load_balance: weight of CV² of the experts' mean routing.
+    """
+
+    classification: float = 1.0
+    regression: float = 1.0
+    correlation: float = 0.0
+    label_sigma: float = 0.0
+    uncertainty: bool = False
+    balanced: bool = False
+    rater_noise: float = 0.0
+    load_balance: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; the defaults are the paper's (MoMamba §4.2).
+
+    lr: of the decoder; encoder_lr: factor on it for the encoder. layer_decay: further factor per encoder block
+    below the last. epochs: also the cosine period. warmup: share of all steps with linearly rising rates.
+    frozen_blocks: encoder blocks (transformers and timm models: any number > 0 means all) that stay as
+        initialised. views: how many augmented versions of each picture the frozen part is computed for, once,
+        before training; 0 computes it anew for every batch.
+    freeze_norms: encoder BatchNorms keep their pretrained statistics.
+    ema: decay per step of the averaged weights that are validated and saved; 0 = off.
+    validation: share of the training data that decides the best epoch. selection: what decides — the mean over
+        score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
+    dtype: auto = bf16 where the hardware multiplies it natively, else fp32.
+    """
+
+    epochs: int = 100
+    batch_size: int = 16
+    lr: float = 1e-4
+    encoder_lr: float = 1.0
+    layer_decay: float = 1.0
+    weight_decay: float = 1e-5
+    warmup: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.0
+    frozen_blocks: int = 0
+    views: int = 0
+    freeze_norms: bool = False
+    validation: float = 0.1
+    selection: Literal["best", "last"] = "best"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)

@@ -1,0 +1,174 @@
+"""What the decoder is trained from: the encoder's lower half, computed per batch or once into files.
+
+A frozen part gives the same features for the same picture, so with `views` > 0 they are computed once for each of
+a fixed number of augmented versions (plus the clean one) and read from memory-mapped files ever after; folds and
+ablations over the same pictures share them. Knows pictures and encoders; knows nothing about losses.
+"""
+
+import copy
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aescli.models.checkpoint import Preprocessing
+from aescli.runtime import available_cpus
+from aescli.training.config import AugmentConfig
+from aescli.training.samples import Pictures
+
+_BATCH = 16
+CLEAN = -1  # the view that scoring would see
+
+
+def to_input(crops: Sequence[np.ndarray], preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """uint8 (S, S, 3) crops → (B, 3, S, S) float32, normalised, channels last."""
+    x = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+    return ((x / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+class LivePictures:
+    """Batches straight from pixels: augmented anew in every epoch."""
+
+    def __init__(self, pictures: Pictures, config: AugmentConfig, device: torch.device) -> None:
+        self.pictures, self.config, self.device = pictures, config, device
+
+    def batches(self, indices: Sequence[int], batch_size: int, epoch: int | None) -> Iterator[list[Tensor]]:
+        """Yield encoder inputs `[images]` for consecutive runs of `indices`; `epoch` None gives clean pictures."""
+        crops = self.pictures.crops(indices, epoch, self.config)
+        for start in range(0, len(indices), batch_size):
+            count = min(batch_size, len(indices) - start)
+            yield [to_input([next(crops) for _ in range(count)], self.pictures.preprocessing, self.device)]
+
+    def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not encoder.cut):
+            return encoder.lower(batch[0])
+
+
+class CachedFeatures:
+    """The lower half's output for every picture and view, as float16 in memory-mapped files under `folder`."""
+
+    def __init__(
+        self, folder: Path, pictures: Pictures, encoder: nn.Module, config: AugmentConfig, views: int,
+        device: torch.device, progress=lambda iterable, **_: iterable,
+    ) -> None:  # fmt: skip
+        self.views, self.device, self.pictures = views, device, pictures
+        key = _fingerprint(pictures, encoder, config)
+        self.folder = folder / key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fused = fuse_norms(encoder)
+        self.arrays = {view: self._view(view, fused, config, progress) for view in (CLEAN, *range(views))}
+
+    def _view(self, view: int, encoder: nn.Module, config: AugmentConfig, progress) -> list[np.ndarray]:
+        name = "clean" if view == CLEAN else f"view{view}"
+        index = self.folder / f"{name}.json"
+        if not index.is_file():
+            count, files, arrays = len(self.pictures.samples), [], []
+            batches = self._compute(None if view == CLEAN else view, encoder, config)
+            for start, states in progress(batches, desc=f"features {name}", total=-(-count // _BATCH)):
+                if not arrays:
+                    files = [f"{name}-{i}.npy" for i in range(len(states))]
+                    arrays = [
+                        np.lib.format.open_memmap(
+                            self.folder / f"{file}.{os.getpid()}", "w+", np.float16, (count, *state.shape[1:])
+                        )
+                        for file, state in zip(files, states, strict=True)
+                    ]
+                for array, state in zip(arrays, states, strict=True):
+                    array[start : start + len(state)] = state
+            for array, file in zip(arrays, files, strict=True):
+                array.flush()
+                os.replace(self.folder / f"{file}.{os.getpid()}", self.folder / file)
+            index.write_text(json.dumps(files))  # last: its presence says that the view is complete
+        return [np.load(self.folder / file, mmap_mode="r") for file in json.loads(index.read_text())]
+
+    def _compute(self, epoch: int | None, encoder: nn.Module, config: AugmentConfig):
+        """Yield (first index, states) of all pictures. On a CPU, whole batches side by side with one thread each:
+        threads inside an operation wait for each other whenever anything else runs."""
+        pictures = self.pictures
+        starts = range(0, len(pictures.samples), _BATCH)
+
+        def make(start: int):
+            if self.device.type == "cpu":
+                torch.set_num_threads(1)  # of this thread only
+            indices = range(start, min(start + _BATCH, len(pictures.samples)))
+            crops = [
+                pictures.clean(i) if epoch is None else pictures.augmented(i, epoch, config) for i in indices
+            ]
+            with torch.inference_mode():
+                states = encoder.lower(to_input(crops, pictures.preprocessing, self.device))
+                return start, [state.half().cpu().numpy() for state in states]
+
+        threads = available_cpus()
+        with ThreadPoolExecutor(threads) as pool:
+            pending = deque()
+            for start in starts:
+                pending.append(pool.submit(make, start))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def batches(self, indices: Sequence[int], batch_size: int, epoch: int | None) -> Iterator[list[Tensor]]:
+        """Yield states for consecutive runs of `indices`; each picture's view changes from epoch to epoch."""
+        indices = np.asarray(indices)
+        if epoch is None:
+            views = np.full(len(indices), CLEAN)
+        else:
+            # Every picture goes through its views in a shuffled order of its own.
+            shift = np.random.default_rng((self.pictures.seed, 7)).integers(
+                0, self.views, len(self.pictures.samples)
+            )
+            views = (shift[indices] + epoch) % self.views
+        for start in range(0, len(indices), batch_size):
+            part = slice(start, start + batch_size)
+            rows = list(zip(views[part], indices[part], strict=True))
+            yield [
+                torch.from_numpy(np.stack([self.arrays[v][level][i] for v, i in rows]))
+                .to(self.device)
+                .float()
+                for level in range(len(self.arrays[CLEAN]))
+            ]
+
+    def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]:
+        return [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in batch]
+
+
+def fuse_norms(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose BatchNorms are folded into the convolutions before them; the same function.
+
+    Only where names pair them up as MobileNetV1 does (conv, bn; dw, b1; pw, b2); anything else is left alone.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for conv, norm in (("conv", "bn"), ("dw", "b1"), ("pw", "b2")):
+            pair = getattr(module, conv, None), getattr(module, norm, None)
+            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(*pair).to(memory_format=torch.channels_last))
+                setattr(module, norm, nn.Identity())
+    return model
+
+
+def _fingerprint(pictures: Pictures, encoder: nn.Module, config: AugmentConfig) -> str:
+    """What the features depend on: the frozen weights, the cut, the pictures, their preparation and seed."""
+    sha = hashlib.sha256()
+    sha.update(repr((encoder.cut, pictures.preprocessing, config, pictures.seed)).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            sha.update(name.encode())
+            sha.update(tensor.detach().cpu().float().numpy().tobytes())
+    for sample in pictures.samples:
+        for path in (sample.path, *sample.alternatives):
+            stat = path.stat()
+            sha.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()[:16]

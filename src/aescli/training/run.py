@@ -1,0 +1,286 @@
+"""One training run from label files to a checkpoint: read, split, build, train, test, save.
+
+Composes data sets, splits, features, trainer and checkpoint. Knows nothing about the command line.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aescli import __version__
+from aescli.data.datasets import Dataset, read_dataset
+from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
+from aescli.data.labels import score_to_class
+from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
+from aescli.errors import UsageError
+from aescli.evaluation.metrics import classification_metrics, regression_metrics
+from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint, write_json
+from aescli.models.encoders import encoder_statistics
+from aescli.presets import Preset
+from aescli.training.features import CachedFeatures, LivePictures
+from aescli.training.samples import Pictures, training_samples
+from aescli.training.trainer import STATE, Outputs, Targets, Trainer
+
+FOLDS = 5
+
+
+@dataclass
+class TrainingData:
+    """The data sets of a run as one list; `offsets[i]` is where data set i begins."""
+
+    datasets: list[Dataset]
+    pictures: Pictures
+    groups: np.ndarray
+    content: list[str]
+    offsets: list[int] = field(default_factory=list)
+
+    def of(self, number: int) -> np.ndarray:
+        return np.arange(self.offsets[number], self.offsets[number] + len(self.datasets[number]))
+
+
+def read_training_data(
+    preset: Preset, sources: Sequence[Path], images: Path | None = None, options: dict[str, Any] | None = None
+) -> TrainingData:
+    """Read every source, find faces and near-duplicates.
+
+    Raises UsageError when the preset's score heads do not name the data sets given.
+    """
+    heads = preset.model.score_heads
+    datasets, samples, offsets = [], [], []
+    for source in sources:
+        dataset = read_dataset("auto", source, images, **(options or {}))
+        if len(heads) > 1 and dataset.name not in heads:
+            raise UsageError(
+                f"--data {source}: {dataset.name} has no score head; model.score_heads: {', '.join(heads)}"
+            )
+        head = heads.index(dataset.name) if len(heads) > 1 else 0
+        originals = None
+        if preset.data.alternatives and dataset.name == "mebeauty":
+            dataset, originals = _with_whole_photos(dataset, source, images)
+        offsets.append(len(samples))
+        samples += training_samples(dataset, head, preset.model.score_range, originals)
+        datasets.append(dataset)
+    pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
+    prints = fingerprints([s.path for s in samples], cache=default_cache())
+    return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, offsets)
+
+
+def _with_whole_photos(dataset: Dataset, source: Path, images: Path | None) -> tuple[Dataset, Dataset]:
+    """(crops, and the whole photos of pictures that have no crop), whole photos of all."""
+    originals = read_dataset("mebeauty", source, images, variant="originals")
+    have = {s.name for s in dataset.samples}
+    extra = [s for s in originals.samples if s.name not in have]
+    return Dataset(dataset.name, [*dataset.samples, *extra], dataset.scale, dataset.notes), originals
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Positions in the joint list; `test` by data set name."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: dict[str, np.ndarray]
+    splits: list[Split]
+
+
+def split_data(
+    data: TrainingData,
+    preset: Preset,
+    fold: int | None,
+    split_files: Sequence[Path] = (),
+    train_on_all: bool = False,
+) -> Parts:
+    """Test, validation and training positions of every data set.
+
+    fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, an 8 : 2
+    split. Near-duplicates never lie on two sides, across data sets too: training drops what resembles a test image.
+    """
+    train, validation, tests, splits = [], [], {}, []
+    saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
+    seed = preset.train.seed
+    for number, dataset in enumerate(data.datasets):
+        where = data.of(number)
+        groups, content = data.groups[where], [data.content[i] for i in where]
+        if train_on_all:
+            rest, test = np.arange(len(dataset)), np.arange(0)
+        elif dataset.name in saved:
+            split = saved[dataset.name]
+            test_part = str(fold) if fold and str(fold) in split.parts else "test"
+            test = split.indices(dataset, test_part)
+            rest = np.setdiff1d(np.arange(len(dataset)), test)
+            splits.append(split)
+        elif fold is not None and any(s.fold for s in dataset.samples):
+            rest, test = official_fold(dataset, fold)
+        else:
+            if fold is not None:
+                split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content)
+                part = str(fold)
+                if part not in split.parts:
+                    raise UsageError(f"--fold {fold}: folds are 1 to {FOLDS}")
+            else:
+                split, part = holdout(dataset, seed=0, groups=groups, content=content), "test"
+            test = split.indices(dataset, part)
+            rest = np.setdiff1d(np.arange(len(dataset)), test)
+            splits.append(split)
+        if preset.train.validation:
+            kept, held = carve_validation(
+                dataset, rest, share=preset.train.validation, seed=seed, groups=groups
+            )
+        else:
+            kept, held = rest, np.arange(0)
+        train.append(where[kept])
+        validation.append(where[held])
+        if len(test):
+            tests[dataset.name] = where[test]
+    joint_train, joint_validation = np.concatenate(train), np.concatenate(validation)
+    tested = set(data.groups[np.concatenate(list(tests.values()))]) if tests else set()
+    clean = np.array([g not in tested for g in data.groups[joint_train]], bool)
+    clean_validation = np.array([g not in tested for g in data.groups[joint_validation]], bool)
+    return Parts(joint_train[clean], joint_validation[clean_validation.astype(bool)], tests, splits)
+
+
+def make_source(
+    model, preset: Preset, data: TrainingData, features: Path | None, device: torch.device, progress
+):
+    """Cached features where a part is frozen and views are asked for, else live pictures."""
+    model.encoder.set_cut(preset.train.frozen_blocks)
+    if model.encoder.cut and preset.train.views and features is not None:
+        model.encoder.eval()
+        return CachedFeatures(
+            features, data.pictures, model.encoder, preset.train.augment, preset.train.views, device, progress
+        )
+    return LivePictures(data.pictures, preset.train.augment, device)
+
+
+def train_model(
+    preset: Preset,
+    data: TrainingData,
+    parts: Parts,
+    out: Path,
+    *,
+    features: Path | None = None,
+    device: torch.device | None = None,
+    resume: bool = False,
+    log: Callable[[str], None] = print,
+    progress=lambda iterable, **_: iterable,
+) -> dict[str, Any]:
+    """Train, measure on the test parts and write `out`/checkpoint. Returns the metrics."""
+    device = device or torch.device("cpu")
+    torch.manual_seed(preset.train.seed)
+    model = build_model(model_config(preset)).to(device=device, memory_format=torch.channels_last)
+    preset = with_statistics(preset, model)
+    data.pictures.preprocessing = preset.preprocessing
+    source = make_source(model, preset, data, features, device, progress)
+    samples = data.pictures.samples
+    targets = Targets(
+        torch.tensor([s.score for s in samples]),
+        torch.tensor([s.noise for s in samples]),
+        torch.tensor([s.head for s in samples]),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for split in parts.splits:
+        split.save(out / "splits" / f"{split.dataset}.json")
+    write_json(out / "run.json", {"preset": preset.to_dict(), "version": __version__, "torch": torch.__version__,
+                                  "python": platform.python_version(), "device": str(device),
+                                  "train": len(parts.train), "validation": len(parts.validation),
+                                  "test": {k: len(v) for k, v in parts.test.items()}})  # fmt: skip
+    trainer = Trainer(
+        model,
+        source,
+        targets,
+        parts.train,
+        parts.validation,
+        preset.train,
+        preset.data.class_cuts,
+        out,
+        device,
+        log,
+    )
+    trainer.run(resume)
+    metrics: dict[str, Any] = {"history": trainer.history}
+    for name, positions in parts.test.items():
+        outputs = trainer.predict(positions)
+        metrics[name] = test_metrics(outputs, [samples[i] for i in positions], preset)
+        _save_predictions(out / f"test_{name}.json", outputs, [samples[i] for i in positions])
+    seen = np.concatenate([parts.train, parts.validation])
+    save_checkpoint(
+        out / CHECKPOINT,
+        model.state_dict(),
+        model_config(preset),
+        make_card(preset, data, metrics, parts),
+        metrics,
+        {data.content[i] for i in seen},
+    )
+    (out / STATE).unlink(missing_ok=True)
+    return metrics
+
+
+def test_metrics(outputs: Outputs, samples: list, preset: Preset) -> dict[str, Any]:
+    """Figures on the model's scale: of the combined score, of the data set's own head, and of the classes."""
+    truth = np.array([s.score for s in samples])
+    metrics: dict[str, Any] = {"n": len(samples)}
+    if outputs.head_scores is not None:
+        metrics["score"] = regression_metrics(outputs.score, truth)
+        head = np.array([s.head for s in samples])
+        metrics["own_head"] = regression_metrics(outputs.head_scores[np.arange(len(head)), head], truth)
+    if outputs.probabilities is not None:
+        classes = score_to_class(truth, preset.data.class_cuts)
+        metrics["classes"] = classification_metrics(outputs.probabilities, classes)
+    for task, values in outputs.routing.items():
+        metrics[f"expert_share_{task}"] = [round(float(v), 4) for v in values.mean(0)]
+    return metrics
+
+
+def _save_predictions(path: Path, outputs: Outputs, samples: list) -> None:
+    rows = [
+        {
+            "name": s.name,
+            "score": s.score,
+            "heads": None if outputs.head_scores is None else outputs.head_scores[i].tolist(),
+            "probabilities": None if outputs.probabilities is None else outputs.probabilities[i].tolist(),
+        }
+        for i, s in enumerate(samples)
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def model_config(preset: Preset) -> dict[str, Any]:
+    """What `build_model` and `load_checkpoint` need, as plain values."""
+    return {
+        "architecture": preset.architecture,
+        "model": asdict(preset.model),
+        "preprocessing": asdict(preset.preprocessing),
+        "preset": preset.name,
+        "version": __version__,
+    }
+
+
+def with_statistics(preset: Preset, model: torch.nn.Module) -> Preset:
+    """The preset with the mean and deviation that the encoder's weights expect, and its image size."""
+    from dataclasses import replace
+
+    mean, std = encoder_statistics(model.encoder)
+    size = preset.model.encoder.image_size
+    return replace(preset, preprocessing=replace(preset.preprocessing, mean=mean, std=std, size=size))
+
+
+def make_card(preset: Preset, data: TrainingData, metrics: dict[str, Any], parts: Parts) -> Card:
+    sets = ", ".join(f"{d.name} ({len(d)} images)" for d in data.datasets)
+    return Card(
+        name=preset.name,
+        task=preset.task,
+        description=preset.description,
+        score_range=preset.model.score_range,
+        class_cuts=preset.data.class_cuts,
+        data=sets,
+        split=f"{len(parts.train)} training, {len(parts.validation)} validation images; test: "
+        + (", ".join(f"{k} {len(v)}" for k, v in parts.test.items()) or "none"),
+        metrics={k: v for k, v in metrics.items() if k != "history"},
+        licence="The weights inherit the terms of their training data.",
+    )

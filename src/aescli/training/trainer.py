@@ -1,0 +1,325 @@
+"""The optimisation loop: epochs, schedule, averaged weights, validation, and a state that can be resumed exactly.
+
+It is given a model, a source of batches and targets; it knows nothing about data sets, files of images or commands.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aescli.errors import AesError
+from aescli.training.config import TrainConfig
+from aescli.training.losses import MoMambaLoss
+
+STATE, LOG = "state.pt", "log.jsonl"
+
+
+class Source(Protocol):
+    """`LivePictures` or `CachedFeatures`."""
+
+    def batches(
+        self, indices: Sequence[int], batch_size: int, epoch: int | None
+    ) -> Iterator[list[Tensor]]: ...
+    def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Targets:
+    """score, noise (variance of the mean rating): (n,) float32; head: (n,) int64 index of the score head."""
+
+    score: Tensor
+    noise: Tensor
+    head: Tensor
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's answers to n pictures, float64: head_scores (n, heads), probabilities (n, classes), routing per task."""
+
+    head_scores: np.ndarray | None
+    probabilities: np.ndarray | None
+    routing: dict[str, np.ndarray]
+
+    @property
+    def score(self) -> np.ndarray | None:
+        return None if self.head_scores is None else self.head_scores.mean(1)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: bf16 on a GPU that has it and on CPUs with AMX or AVX-512 BF16, else fp32 (emulated bf16 is slower)."""
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        capable = (
+            getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+            or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+        )
+        return torch.bfloat16 if capable else torch.float32
+    return torch.float32
+
+
+class Trainer:
+    """Trains one model on one split. Everything random depends on the seed and the epoch only."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        targets: Targets,
+        train: Sequence[int],
+        validation: Sequence[int],
+        config: TrainConfig,
+        cuts: tuple[float, ...],
+        out: Path,
+        device: torch.device,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.model, self.source, self.config, self.out, self.log = model, source, config, out, log
+        self.device = device
+        self.targets = Targets(*(t.to(device) for t in (targets.score, targets.noise, targets.head)))
+        self.train_indices, self.validation_indices = np.asarray(train), np.asarray(validation)
+        self.dtype = choose_dtype(config.dtype, device)
+        classes = torch.bucketize(targets.score[self.train_indices] + 1e-6, torch.tensor(cuts), right=True)
+        counts = torch.bincount(classes, minlength=len(cuts) + 1).float()
+        self.loss = MoMambaLoss(config.loss, cuts, counts).to(device)
+        self.optimiser = torch.optim.AdamW(
+            self._parameter_groups(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.base_rates = [group["lr"] for group in self.optimiser.param_groups]
+        self.steps_per_epoch = math.ceil(len(self.train_indices) / config.batch_size)
+        self.average = _state(model) if config.ema else None
+        self.epoch, self.step, self.best, self.best_state = 0, 0, -math.inf, None
+        self.history: list[dict[str, Any]] = []
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        config = self.config
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in [*self.model.named_parameters(), *self.loss.named_parameters()]:
+            if not parameter.requires_grad:
+                continue
+            rate = config.lr
+            if name.startswith("encoder."):
+                rate *= config.encoder_lr * config.layer_decay ** self._depth_below_last(name)
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        if not groups:
+            raise AesError("train.frozen_blocks: nothing is left to train")
+        return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+    def _depth_below_last(self, name: str) -> int:
+        parts = name.split(".")
+        if "blocks" not in parts:
+            return 0 if "norm" in parts else len(getattr(self.model.encoder.net, "blocks", []))
+        return len(self.model.encoder.net.blocks) - 1 - int(parts[parts.index("blocks") + 1])
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the last epoch; the model then holds the selected weights."""
+        if resume:
+            self._load()
+        while self.epoch < self.config.epochs:
+            start = time.monotonic()
+            losses = self._epoch()
+            self.epoch += 1
+            record = {
+                "epoch": self.epoch,
+                **losses,
+                **self._validate(),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            self.history.append(record)
+            self._save(record)
+            self.log(
+                " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
+            )
+        self.model.load_state_dict(self.best_state if self.best_state is not None else self._averaged())
+
+    def _epoch(self) -> dict[str, float]:
+        config, model = self.config, self.model
+        model.train()
+        if config.freeze_norms:
+            for module in model.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        elif model.encoder.cut:
+            _freeze_statistics(model.encoder)
+        torch.manual_seed(hash((config.seed, self.epoch)) % 2**31)
+        order = self.train_indices[
+            np.random.default_rng((config.seed, self.epoch)).permutation(len(self.train_indices))
+        ]
+        sums: dict[str, float] = {}
+        start = 0
+        for number, batch in enumerate(self.source.batches(order, config.batch_size, self.epoch)):
+            self._set_rate(self.epoch * self.steps_per_epoch + number)
+            rows = torch.from_numpy(order[start : start + len(batch[0])]).to(self.device)
+            start += len(rows)
+            if len(rows) < 2:
+                continue  # BatchNorm cannot normalise a single sample
+            terms = self._step(batch, rows)
+            for key, value in terms.items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
+        means = {key: value / max(1, start) for key, value in sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise AesError(
+                f"the loss is not finite after epoch {self.epoch + 1}; lower train.lr or set train.clip"
+            )
+        return means
+
+    def _step(self, batch: list[Tensor], rows: Tensor) -> dict[str, Tensor]:
+        targets = self.targets
+        score, head = targets.score[rows], targets.head[rows]
+        noise = self.config.loss.rater_noise
+        weight = torch.ones_like(score) if not noise else noise**2 / (noise**2 + targets.noise[rows])
+        with self._autocast():
+            output = self.model.decode(
+                self.model.encoder.upper(self.source.states(self.model.encoder, batch))
+            )
+        terms = self.loss(output, score, weight, head)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(
+                (p for g in self.optimiser.param_groups for p in g["params"]), self.config.clip
+            )
+        self.optimiser.step()
+        if self.average is not None:
+            # Early on the average must not remember the untrained weights.
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for key, value in self.model.state_dict(keep_vars=True).items():
+                    if isinstance(value, nn.Parameter) and not value.requires_grad:
+                        continue
+                    if value.is_floating_point():
+                        self.average[key].lerp_(value.detach(), 1 - decay)
+                    else:
+                        self.average[key].copy_(value)
+        return {key: value.detach() for key, value in terms.items()}
+
+    def _set_rate(self, step: int) -> None:
+        self.step = step
+        total = self.config.epochs * self.steps_per_epoch
+        warm = int(self.config.warmup * total)
+        factor = (
+            (step + 1) / warm
+            if step < warm
+            else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        )
+        for group, rate in zip(self.optimiser.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _autocast(self):
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def predict(self, indices: Sequence[int], batch_size: int = 64) -> Outputs:
+        """The model's answers to clean pictures, in the order of `indices`."""
+        self.model.eval()
+        scores, probabilities, routing = [], [], {}
+        for batch in self.source.batches(np.asarray(indices), batch_size, None):
+            output = self.model.decode(
+                self.model.encoder.upper(self.source.states(self.model.encoder, batch))
+            )
+            if output.head_scores is not None:
+                scores.append(output.head_scores.double().cpu().numpy())
+            if output.logits is not None:
+                probabilities.append(output.logits.double().softmax(-1).cpu().numpy())
+            for task, values in output.routing.items():
+                routing.setdefault(task, []).append(values.double().cpu().numpy())
+        return Outputs(
+            np.concatenate(scores) if scores else None,
+            np.concatenate(probabilities) if probabilities else None,
+            {task: np.concatenate(values) for task, values in routing.items()},
+        )
+
+    def _validate(self) -> dict[str, float]:
+        """Validation figures; also keeps the weights when they are the best so far."""
+        if not len(self.validation_indices):
+            return {}
+        current = _state(self.model)
+        self.model.load_state_dict(self._averaged())
+        outputs = self.predict(self.validation_indices)
+        head = self.targets.head.cpu().numpy()[self.validation_indices]
+        truth = self.targets.score.cpu().numpy()[self.validation_indices].astype(np.float64)
+        record: dict[str, float] = {}
+        if outputs.head_scores is not None:
+            own = outputs.head_scores[np.arange(len(head)), head]
+            for h in np.unique(head):
+                record[f"val_PC_{h}"] = _pearson(own[head == h], truth[head == h])
+            quality = float(np.mean([record[f"val_PC_{h}"] for h in np.unique(head)]))
+        else:
+            classes = torch.bucketize(
+                torch.from_numpy(truth) + 1e-6, self.loss.cuts.cpu().double(), right=True
+            ).numpy()
+            quality = record["val_ACC"] = float((outputs.probabilities.argmax(1) == classes).mean())
+        if self.config.selection == "best" and quality > self.best:
+            self.best, self.best_state = quality, _state(self.model)
+        self.model.load_state_dict(current)
+        return record
+
+    def _averaged(self) -> dict[str, Tensor]:
+        return self.average if self.average is not None else self.model.state_dict()
+
+    def _save(self, record: dict[str, Any]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "epoch": self.epoch,
+            "best": self.best,
+            "model": _state(self.model),
+            "average": self.average,
+            "best_state": self.best_state,
+            "loss": self.loss.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "history": json.dumps(self.history),
+        }
+        staging = self.out / f"{STATE}.{os.getpid()}"
+        torch.save(state, staging)
+        os.replace(staging, self.out / STATE)
+        with (self.out / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _load(self) -> None:
+        path = self.out / STATE
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.loss.load_state_dict(state["loss"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except Exception as error:
+            raise AesError(
+                f"{path}: cannot be resumed ({error}); train without --resume or into another --out"
+            ) from error
+        self.average, self.best_state = state["average"], state["best_state"]
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.history = json.loads(state["history"])
+
+
+def _freeze_statistics(encoder: nn.Module) -> None:
+    """BatchNorms whose weights are frozen keep their statistics too."""
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            module.eval()
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
