@@ -36,7 +36,6 @@ def test_help_loads_nothing_heavy_and_is_quick(arguments):
         "scipy",
         "sklearn",
         "pandas",
-        "pydantic",
         "tqdm",
     ]
     code = f"""

@@ -296,6 +296,7 @@ def test_square_resize_keeps_everything_in_proportion(width, height, size):
     assert (out[~white] == 127).all()
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.skipif(
     "AESCLI_DATA" not in os.environ, reason="AESCLI_DATA does not name the research data's folder"

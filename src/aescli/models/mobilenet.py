@@ -5,6 +5,9 @@ convolution pads right and bottom only; with symmetric padding the pretrained we
 Knows nothing about tasks or decoders.
 """
 
+import copy
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,3 +60,20 @@ class MobileNetV1(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose BatchNorms are folded into the convolutions before them; the same function.
+
+    Only where names pair them up as MobileNetV1 does (conv, bn; dw, b1; pw, b2); anything else is left alone.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for conv, norm in (("conv", "bn"), ("dw", "b1"), ("pw", "b2")):
+            pair = getattr(module, conv, None), getattr(module, norm, None)
+            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(*pair).to(memory_format=torch.channels_last))
+                setattr(module, norm, nn.Identity())
+    return model

@@ -33,7 +33,7 @@ def augmented_crop(
     """A random training crop. (H, W, 3) uint8 RGB → (size, size, 3) uint8 RGB."""
     if landmarks is None:
         # The whole picture at the same place as its landmarks would put it, so that the same changes apply.
-        landmarks = _frame_landmarks(image, eye_mouth, eye_y)
+        landmarks = _frame_landmarks(image, size, eye_mouth, eye_y)
     moved = _moved(landmarks, size, eye_mouth, config, rng)
     crop = align_face(image, moved, size, eye_mouth, eye_y)
     if rng.random() < config.outside:
@@ -46,10 +46,11 @@ def augmented_crop(
     return _degraded(_coloured(crop, config, rng), config, rng)
 
 
-def _frame_landmarks(image: np.ndarray, eye_mouth: float, eye_y: float) -> np.ndarray:
+def _frame_landmarks(image: np.ndarray, size: int, eye_mouth: float, eye_y: float) -> np.ndarray:
+    """Landmarks whose alignment shows the whole picture: `align_face` puts their middle at size/2, not (size−1)/2."""
     height, width = image.shape[:2]
-    side, x = max(height, width), width / 2
-    y = height / 2 + (eye_y - 0.5) * side
+    side = max(height, width)
+    x, y = (width - 1 + side / size) / 2, (height - 1 + side / size) / 2 + (eye_y - 0.5) * side
     half = eye_mouth * side / 2.1  # eye distance whose 1.05-fold is the span
     mouth = y + eye_mouth * side
     return np.array(

@@ -5,7 +5,6 @@ a fixed number of augmented versions (plus the clean one) and read from memory-m
 ablations over the same pictures share them. Knows pictures and encoders; knows nothing about losses.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aescli.models.checkpoint import Preprocessing
+from aescli.models.mobilenet import fold_norms
 from aescli.runtime import available_cpus
 from aescli.training.config import AugmentConfig
 from aescli.training.samples import Pictures
@@ -64,7 +64,7 @@ class CachedFeatures:
         key = _fingerprint(pictures, encoder, config)
         self.folder = folder / key
         self.folder.mkdir(parents=True, exist_ok=True)
-        fused = fuse_norms(encoder)
+        fused = fold_norms(encoder)
         self.arrays = {view: self._view(view, fused, config, progress) for view in (CLEAN, *range(views))}
 
     def _view(self, view: int, encoder: nn.Module, config: AugmentConfig, progress) -> list[np.ndarray]:
@@ -140,23 +140,6 @@ class CachedFeatures:
 
     def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]:
         return [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in batch]
-
-
-def fuse_norms(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose BatchNorms are folded into the convolutions before them; the same function.
-
-    Only where names pair them up as MobileNetV1 does (conv, bn; dw, b1; pw, b2); anything else is left alone.
-    """
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    model = copy.deepcopy(model).eval()
-    for module in list(model.modules()):
-        for conv, norm in (("conv", "bn"), ("dw", "b1"), ("pw", "b2")):
-            pair = getattr(module, conv, None), getattr(module, norm, None)
-            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
-                setattr(module, conv, fuse_conv_bn_eval(*pair).to(memory_format=torch.channels_last))
-                setattr(module, norm, nn.Identity())
-    return model
 
 
 def _fingerprint(pictures: Pictures, encoder: nn.Module, config: AugmentConfig) -> str:

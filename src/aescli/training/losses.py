@@ -32,6 +32,10 @@ def correlation_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tens
     return 1 - covariance / scale
 
 
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class MoMambaLoss(nn.Module):
     """All terms of `LossConfig`. Holds the two log variances when their weights are learnt."""
 
@@ -57,11 +61,11 @@ class MoMambaLoss(nn.Module):
         config, terms = self.config, {}
         total = score.new_zeros(())
         if output.logits is not None:
-            term = self._classification(output.logits.float(), score, weight)
+            term = self._classification(_at_least_float32(output.logits), score, weight)
             terms["classification"] = term
             total = total + self._weigh(term * config.classification, 0)
         if output.head_scores is not None:
-            predicted = output.head_scores.float().gather(1, head[:, None]).squeeze(1)
+            predicted = _at_least_float32(output.head_scores).gather(1, head[:, None]).squeeze(1)
             term = (weight * (predicted - score).square()).mean()
             terms["regression"] = term
             total = total + self._weigh(term * config.regression, 1)

@@ -38,6 +38,7 @@ class TrainingData:
     pictures: Pictures
     groups: np.ndarray
     content: list[str]
+    bits: np.ndarray
     offsets: list[int] = field(default_factory=list)
 
     def of(self, number: int) -> np.ndarray:
@@ -68,7 +69,7 @@ def read_training_data(
         datasets.append(dataset)
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
     prints = fingerprints([s.path for s in samples], cache=default_cache())
-    return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, offsets)
+    return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, prints.bits, offsets)
 
 
 def _with_whole_photos(dataset: Dataset, source: Path, images: Path | None) -> tuple[Dataset, Dataset]:
@@ -215,7 +216,7 @@ def train_model(
         model_config(preset),
         make_card(preset, data, metrics, parts),
         metrics,
-        {data.content[i] for i in seen},
+        {f"{data.content[i]}:{int(data.bits[i]):016x}" for i in seen},
     )
     (out / STATE).unlink(missing_ok=True)
     return metrics

@@ -39,15 +39,27 @@ def _as_float(typing_context, bits):
     return types.float32(types.int32), build
 
 
+# Small functions of their own: they keep their rounding where the kernels around them may reorder sums.
+_scalar = {"cache": True, "fastmath": {"contract"}}
+
+
 # numba calls the C library's exp once per number; this polynomial (2 units in the last place) vectorises.
-@njit(types.float32(types.float32), cache=True, fastmath={"contract"}, inline="always")
+@njit(types.UniTuple(types.float32, 2)(types.float32), **_scalar)
 def _exp(x):
+    """exp(x), and exp(x) - 1 without cancellation."""
     x = min(max(x, _MIN), _MAX)
     k = np.floor(x * _LOG2E + _HALF)
     r = x - k * _LN2
-    p = _C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7)))
-    p = _ONE + r * (_ONE + r * (_HALF + r * p))
-    return p * _as_float(np.int32((np.int32(k) + 127) << 23))
+    q = _C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7)))
+    q = r * (_ONE + r * (_HALF + r * q))
+    power = _as_float(np.int32((np.int32(k) + 127) << 23))
+    return power * q + power, power * q + (power - _ONE)
+
+
+@njit(types.float32(types.float32, types.float32, types.float32), **_scalar)
+def _advance(state, rate, x):
+    """exp(ΔA) h + x from rate = exp(ΔA) - 1: a decay rounded near 1 would bias a long sum, a rate does not."""
+    return state + (rate * state + x)
 
 
 @njit(types.void(_array[3], *(types.int64,) * 5, _array[2]), **_options)
@@ -114,7 +126,8 @@ def _forward(u, dt, A, B, C, y, starts, keep, begin_unit, end_unit):
                     bn = B[b, g, n, begin + t]
                     cn = C[b, g, n, begin + t]
                     for d in range(TILE):
-                        now = _exp(dtt[t, d] * A[g, tile, n, d]) * h[n, d] + ut[t, d] * bn
+                        _, rate = _exp(dtt[t, d] * A[g, tile, n, d])
+                        now = _advance(h[n, d], rate, ut[t, d] * bn)
                         h[n, d] = now
                         yt[t, d] += now * cn
             _store(y, b, channel, width, begin, steps, yt)
@@ -134,6 +147,7 @@ def _backward(u, dt, A, B, C, gy, starts, later, du, ddt, dA, dB, dC, begin_unit
     dxt = np.empty(TILE, np.float32)
     dat = np.empty(TILE, np.float32)
     decay = np.empty((CHUNK, states, TILE), np.float32)
+    rate = np.empty((CHUNK, states, TILE), np.float32)
     h = np.empty((CHUNK + 1, states, TILE), np.float32)
     G = np.empty((states, TILE), np.float32)
     for unit in range(begin_unit, end_unit):
@@ -158,9 +172,9 @@ def _backward(u, dt, A, B, C, gy, starts, later, du, ddt, dA, dB, dC, begin_unit
                 for n in range(states):
                     bn = B[b, g, n, begin + t]
                     for d in range(TILE):
-                        a = _exp(dtt[t, d] * A[g, tile, n, d])
-                        decay[t, n, d] = a
-                        h[t + 1, n, d] = a * h[t, n, d] + dtt[t, d] * ut[t, d] * bn
+                        decay[t, n, d], r = _exp(dtt[t, d] * A[g, tile, n, d])
+                        rate[t, n, d] = r
+                        h[t + 1, n, d] = _advance(h[t, n, d], r, dtt[t, d] * ut[t, d] * bn)
             for t in range(steps - 1, -1, -1):
                 for d in range(TILE):
                     dxt[d] = 0.0
@@ -175,9 +189,8 @@ def _backward(u, dt, A, B, C, gy, starts, later, du, ddt, dA, dB, dC, begin_unit
                         sum_b += grad * (dtt[t, d] * ut[t, d])
                         sum_c += h[t + 1, n, d] * gyt[t, d]
                         dxt[d] += grad * bn
-                        grad *= decay[t, n, d]
-                        G[n, d] = grad
-                        grad *= h[t, n, d]
+                        G[n, d] = _advance(grad, rate[t, n, d], 0.0)
+                        grad *= decay[t, n, d] * h[t, n, d]
                         dat[d] += grad * A[g, tile, n, d]
                         dA[g, tile, n, d] += grad * dtt[t, d]
                     dB[b, g, n, begin + t] += sum_b

@@ -1,0 +1,73 @@
+"""Presets: every shipped one is valid, and every mistake names its place."""
+
+import pytest
+import yaml
+
+from aescli import presets
+from aescli.errors import UsageError
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_shipped_preset_is_valid(name):
+    preset = presets.load_preset(name)
+    assert preset.name == name
+    assert preset.description
+
+
+def test_the_papers_settings():
+    preset = presets.load_preset("momamba-scut-fbp5500")
+    assert preset.model.encoder.name == "vit_base_patch16_224"
+    assert preset.model.encoder.levels == (3, 6, 9, 12)
+    assert (preset.train.lr, preset.train.weight_decay, preset.train.epochs, preset.train.batch_size) == (
+        1e-4,
+        1e-5,
+        100,
+        16,
+    )
+    assert (preset.model.same.experts, preset.model.same.top_k, preset.model.dem.alpha) == (9, 4, 0.05)
+    assert presets.load_preset("momamba-scut-fbp").data.class_cuts == (1.9, 2.6, 3.4, 4.2)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"architecture": "momamba", "model": {"width": 64}}))
+    preset = presets.load_preset(str(path))
+    assert (preset.name, preset.model.width) == ("mine", 64)
+
+
+def test_changes_are_applied():
+    preset = presets.load_preset("momamba-lite", ["train.lr=3e-4", "model.same.experts=0", "train.augment.flip=0"])
+    assert preset.train.lr == pytest.approx(3e-4)
+    assert preset.model.same.experts == 0
+    assert preset.train.augment.flip == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.learning_rate=1", "unknown key train.learning_rate"),
+        ("train.epoch=1", "did you mean train.epochs"),
+        ("model.same.expert=3", "did you mean model.same.experts"),
+        ("modle.width=3", "did you mean model"),
+        ("train.epochs=many", "train.epochs.*many"),
+        ("model.modules=X", "model.*modules|modules"),
+        ("train.lr", "write key=value"),
+        ("train.lr.x=1", "not a group"),
+    ],
+)
+def test_mistakes_are_explained(change, message):
+    with pytest.raises(UsageError, match=message):
+        presets.load_preset("momamba-lite", [change])
+
+
+def test_an_unknown_preset_suggests_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'momamba-lite'"):
+        presets.load_preset("momamba-light")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "architecture: other"])
+def test_files_that_are_no_preset(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        presets.load_preset(str(path))
