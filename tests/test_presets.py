@@ -36,7 +36,9 @@ def test_a_file_of_ones_own(tmp_path):
 
 
 def test_changes_are_applied():
-    preset = presets.load_preset("momamba-lite", ["train.lr=3e-4", "model.same.experts=0", "train.augment.flip=0"])
+    preset = presets.load_preset(
+        "momamba-lite", ["train.lr=3e-4", "model.same.experts=0", "train.augment.flip=0"]
+    )
     assert preset.train.lr == pytest.approx(3e-4)
     assert preset.model.same.experts == 0
     assert preset.train.augment.flip == 0

@@ -4,6 +4,7 @@ One lookup serves a wheel (presets inside the package) and an editable install (
 Knows the config types; knows nothing about data, devices or what a run does.
 """
 
+import contextlib
 import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -141,10 +142,8 @@ def _apply(values: dict[str, Any], change: str) -> None:
     except yaml.YAMLError:
         raise UsageError(f"--set {change}: the value is not valid YAML") from None
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)  # YAML 1.1 reads 3e-4 as text
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

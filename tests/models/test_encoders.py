@@ -54,7 +54,7 @@ def test_caffe_weights_are_rewritten_exactly_for_rgb(tmp_path):
 
 def test_weights_that_do_not_fit_say_so(tmp_path):
     save_file({"conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "w.safetensors")
-    with pytest.raises(AesError, match="lacks .* tensors"):
+    with pytest.raises(AesError, match=r"lacks .* tensors"):
         build_encoder(EncoderConfig(name="mobilenetv1", weights=str(tmp_path / "w.safetensors")))
     with pytest.raises(AesError, match="no such file"):
         build_encoder(EncoderConfig(name="mobilenetv1", weights=str(tmp_path / "absent.safetensors")))

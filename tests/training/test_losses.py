@@ -28,7 +28,9 @@ def _output(n=6, heads=2, seed=0, **changes):
 
 @given(st.lists(st.floats(-2, 8), min_size=1, max_size=9), st.floats(0.05, 3))
 def test_soft_classes_are_normal_probabilities(scores, sigma):
-    ours = soft_classes(torch.tensor(scores, dtype=torch.float64), torch.tensor(CUTS, dtype=torch.float64), sigma)
+    ours = soft_classes(
+        torch.tensor(scores, dtype=torch.float64), torch.tensor(CUTS, dtype=torch.float64), sigma
+    )
     edges = np.array([-np.inf, *CUTS, np.inf])
     expected = np.diff(norm.cdf((edges[None] - np.array(scores)[:, None]) / sigma), axis=1)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-9)
@@ -81,7 +83,9 @@ def test_uncertainty_weighting_is_kendalls():
         loss.log_variance.copy_(torch.tensor([0.3, -0.2]))
     terms = loss(_output(), torch.full((6,), 3.0).double(), torch.ones(6), torch.zeros(6, dtype=torch.int64))
     s = loss.log_variance
-    expected = torch.exp(-s[0]) * terms["classification"] + torch.exp(-s[1]) * terms["regression"] + s.sum() / 2
+    expected = (
+        torch.exp(-s[0]) * terms["classification"] + torch.exp(-s[1]) * terms["regression"] + s.sum() / 2
+    )
     torch.testing.assert_close(terms["total"], expected)
 
 

@@ -78,7 +78,8 @@ def evaluate(
         _option(
             "--predictions",
             metavar="FILE",
-            help="Measure these scores (csv, tsv, json, jsonl, parquet; of any tool) instead of a model's.",
+            help="Measure these scores (csv, tsv, json, jsonl, parquet; of any tool) instead "
+            "of a model's (default: none).",
         ),
     ] = None,
     images: Annotated[

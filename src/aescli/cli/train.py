@@ -17,17 +17,21 @@ _option = partial(typer.Option, show_default=False)
 
 def train(
     preset: Annotated[
-        str, _option("--preset", metavar="NAME|FILE.yaml", help="What to build and how to train it.")
+        str,
+        _option("--preset", metavar="NAME|FILE.yaml", help="What to build and how to train it (no default)."),
     ],
     data: Annotated[
         list[Path] | None,
-        _option("--data", help="Label file or folder of a data set; once for each set of a joint training."),
+        _option(
+            "--data",
+            help="Label file or folder of a data set; once for each set of a joint training (no default).",
+        ),
     ] = None,
     images: Annotated[
         Path | None, _option("--images", help="Folder of the images (default: beside the labels).")
     ] = None,
     out: Annotated[
-        Path | None, _option("--out", help="Folder of the run; its checkpoint/ is what --model takes.")
+        Path | None, _option("--out", help="Folder of the run, which --model then takes (no default).")
     ] = None,
     fold: Annotated[
         int | None,
@@ -53,7 +57,9 @@ def train(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        _option("--set", metavar="KEY=VALUE", help="Change a preset field, e.g. train.lr=3e-4."),
+        _option(
+            "--set", metavar="KEY=VALUE", help="Change a preset field, e.g. train.lr=3e-4 (default: none)."
+        ),
     ] = None,
     features: Annotated[
         Path | None,
@@ -182,6 +188,7 @@ def _train(
 
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import choose_device
+    from aescli.training.distributed import local_device
     from aescli.training.run import read_training_data, split_data, train_model
 
     torch.set_num_threads(available_cpus())
@@ -198,14 +205,14 @@ def _train(
         parts,
         out,
         features=features or own,
-        device=choose_device(device),
+        device=choose_device(local_device(device)),
         resume=resume,
         log=lambda line: note(line, quiet=quiet),
         progress=_progress(quiet),
     )
     if features is None:
         shutil.rmtree(own, ignore_errors=True)
-    for name in parts.test:
+    for name in parts.test if metrics else ():  # only the first of several processes measures
         for kind in ("score", "own_head", "classes"):
             if kind in metrics[name]:
                 figures = "  ".join(f"{key} {value:.4f}" for key, value in metrics[name][kind].items())

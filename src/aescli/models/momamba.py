@@ -33,6 +33,9 @@ class MoMambaConfig:
         gets its own linear score head on the shared features, and `score` is their mean; one unnamed head is the
         paper's model.
     head_dropout: on the pooled features of both heads.
+    head_skip: the heads also see the encoder's pooled levels through a linear map, which training can fit in closed
+        form before it starts (`train.probe`); the decoder then learns what a linear model of them misses. Off is
+        the paper's model.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -46,6 +49,7 @@ class MoMambaConfig:
     score_range: tuple[float, float] = (1.0, 5.0)
     score_heads: tuple[str, ...] = ("",)
     head_dropout: float = 0.0
+    head_skip: bool = False
 
 
 class MoMambaOutput(NamedTuple):
@@ -62,6 +66,11 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
+
+
+def pool_levels(levels: list[Tensor]) -> Tensor:
+    """Global averages of all levels side by side: [(B, C_i, H_i, W_i)] → (B, Σ C_i)."""
+    return torch.cat([level.mean((2, 3)) for level in levels], 1)
 
 
 class LevelFusion(nn.Module):
@@ -138,6 +147,14 @@ class MoMamba(nn.Module):
         if "regression" in config.tasks:
             # Starting in the middle of the scale saves the first epochs of a regression.
             nn.init.constant_(self.heads["regression"].linear.bias, sum(config.score_range) / 2)
+        self.skips = None
+        if config.head_skip:
+            self.skips = nn.ModuleDict(
+                {task: nn.Linear(sum(channels), outputs[task]) for task in config.tasks}
+            )
+            for skip in self.skips.values():
+                nn.init.zeros_(skip.weight)
+                nn.init.zeros_(skip.bias)
 
     def forward(self, images: Tensor) -> MoMambaOutput:
         return self.decode(self.encoder(images))
@@ -157,6 +174,9 @@ class MoMamba(nn.Module):
         else:
             maps = dict.fromkeys(self.config.tasks, x)
         results = {task: self.heads[task](maps[task]) for task in self.config.tasks}
+        if self.skips is not None:
+            pooled = pool_levels(levels)
+            results = {task: (out + self.skips[task](pooled), x) for task, (out, x) in results.items()}
         head_scores = results["regression"][0] if "regression" in results else None
         return MoMambaOutput(
             score=head_scores.mean(-1) if head_scores is not None else None,

@@ -66,6 +66,8 @@ class TrainConfig:
         initialised. views: how many augmented versions of each picture the frozen part is computed for, once,
         before training; 0 computes it anew for every batch.
     freeze_norms: encoder BatchNorms keep their pretrained statistics.
+    probe: fit the heads' linear skips (`model.head_skip`) by ridge regression before the first epoch, its strength
+        chosen by cross-validation within the training part. skip_lr: factor on lr for the skips.
     ema: decay per step of the averaged weights that are validated and saved; 0 = off.
     validation: share of the training data that decides the best epoch. selection: what decides — the mean over
         score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
@@ -84,6 +86,8 @@ class TrainConfig:
     frozen_blocks: int = 0
     views: int = 0
     freeze_norms: bool = False
+    probe: bool = False
+    skip_lr: float = 0.01
     validation: float = 0.1
     selection: Literal["best", "last"] = "best"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -124,10 +124,10 @@ class CachedFeatures:
             views = np.full(len(indices), CLEAN)
         else:
             # Every picture goes through its views in a shuffled order of its own.
-            shift = np.random.default_rng((self.pictures.seed, 7)).integers(
-                0, self.views, len(self.pictures.samples)
-            )
-            views = (shift[indices] + epoch) % self.views
+            kinds = self.views + 1  # the clean one too
+            rng = np.random.default_rng((self.pictures.seed, 7))
+            shift = rng.integers(0, kinds, len(self.pictures.samples))
+            views = (shift[indices] + epoch) % kinds - 1
         for start in range(0, len(indices), batch_size):
             part = slice(start, start + batch_size)
             rows = list(zip(views[part], indices[part], strict=True))

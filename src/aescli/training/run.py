@@ -23,7 +23,9 @@ from aescli.evaluation.metrics import classification_metrics, regression_metrics
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint, write_json
 from aescli.models.encoders import encoder_statistics
 from aescli.presets import Preset
+from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
+from aescli.training.probe import fit_skips
 from aescli.training.samples import Pictures, training_samples
 from aescli.training.trainer import STATE, Outputs, Targets, Trainer
 
@@ -173,24 +175,29 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, measure on the test parts and write `out`/checkpoint. Returns the metrics."""
     device = device or torch.device("cpu")
+    group = Group(device)
     torch.manual_seed(preset.train.seed)
     model = build_model(model_config(preset)).to(device=device, memory_format=torch.channels_last)
     preset = with_statistics(preset, model)
     data.pictures.preprocessing = preset.preprocessing
+    if not group.first:
+        group.wait()  # until the first process has written the shared features
     source = make_source(model, preset, data, features, device, progress)
+    if group.first:
+        group.wait()
     samples = data.pictures.samples
     targets = Targets(
         torch.tensor([s.score for s in samples]),
         torch.tensor([s.noise for s in samples]),
         torch.tensor([s.head for s in samples]),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for split in parts.splits:
-        split.save(out / "splits" / f"{split.dataset}.json")
-    write_json(out / "run.json", {"preset": preset.to_dict(), "version": __version__, "torch": torch.__version__,
-                                  "python": platform.python_version(), "device": str(device),
-                                  "train": len(parts.train), "validation": len(parts.validation),
-                                  "test": {k: len(v) for k, v in parts.test.items()}})  # fmt: skip
+    if group.first:
+        _describe_run(out, preset, parts, device)
+    if preset.train.probe and model.skips is not None:
+        loss = preset.train.loss
+        cuts = preset.data.class_cuts
+        chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
+        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
     trainer = Trainer(
         model,
         source,
@@ -202,8 +209,12 @@ def train_model(
         out,
         device,
         log,
+        group,
     )
     trainer.run(resume)
+    if not group.first:
+        group.wait()
+        return {}
     metrics: dict[str, Any] = {"history": trainer.history}
     for name, positions in parts.test.items():
         outputs = trainer.predict(positions)
@@ -219,7 +230,19 @@ def train_model(
         {f"{data.content[i]}:{int(data.bits[i]):016x}" for i in seen},
     )
     (out / STATE).unlink(missing_ok=True)
+    group.wait()
     return metrics
+
+
+def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.device) -> None:
+    """The run's split and circumstances, written before it starts."""
+    out.mkdir(parents=True, exist_ok=True)
+    for split in parts.splits:
+        split.save(out / "splits" / f"{split.dataset}.json")
+    write_json(out / "run.json", {"preset": preset.to_dict(), "version": __version__, "torch": torch.__version__,
+                                  "python": platform.python_version(), "device": str(device),
+                                  "train": len(parts.train), "validation": len(parts.validation),
+                                  "test": {k: len(v) for k, v in parts.test.items()}})  # fmt: skip
 
 
 def test_metrics(outputs: Outputs, samples: list, preset: Preset) -> dict[str, Any]:
@@ -232,7 +255,8 @@ def test_metrics(outputs: Outputs, samples: list, preset: Preset) -> dict[str, A
         metrics["own_head"] = regression_metrics(outputs.head_scores[np.arange(len(head)), head], truth)
     if outputs.probabilities is not None:
         classes = score_to_class(truth, preset.data.class_cuts)
-        metrics["classes"] = classification_metrics(outputs.probabilities, classes)
+        p = outputs.probabilities
+        metrics["classes"] = classification_metrics(p.argmax(1), classes, p, p.shape[1])
     for task, values in outputs.routing.items():
         metrics[f"expert_share_{task}"] = [round(float(v), 4) for v in values.mean(0)]
     return metrics

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.training.config import TrainConfig
+from aescli.training.distributed import Group
 from aescli.training.losses import MoMambaLoss
 
 STATE, LOG = "state.pt", "log.jsonl"
@@ -44,7 +45,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's answers to n pictures, float64: head_scores (n, heads), probabilities (n, classes), routing per task."""
+    """A model's answers to n pictures: head_scores (n, heads), probabilities (n, classes), routing per task."""
 
     head_scores: np.ndarray | None
     probabilities: np.ndarray | None
@@ -85,8 +86,11 @@ class Trainer:
         out: Path,
         device: torch.device,
         log: Callable[[str], None] = print,
+        group: Group | None = None,
     ) -> None:
         self.model, self.source, self.config, self.out, self.log = model, source, config, out, log
+        self.group = group or Group()
+        self.batch_size = max(1, config.batch_size // self.group.size)
         self.device = device
         self.targets = Targets(*(t.to(device) for t in (targets.score, targets.noise, targets.head)))
         self.train_indices, self.validation_indices = np.asarray(train), np.asarray(validation)
@@ -98,7 +102,8 @@ class Trainer:
             self._parameter_groups(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.base_rates = [group["lr"] for group in self.optimiser.param_groups]
-        self.steps_per_epoch = math.ceil(len(self.train_indices) / config.batch_size)
+        shared = math.ceil(len(self.train_indices) / self.group.size)
+        self.steps_per_epoch = math.ceil(shared / self.batch_size)
         self.average = _state(model) if config.ema else None
         self.epoch, self.step, self.best, self.best_state = 0, 0, -math.inf, None
         self.history: list[dict[str, Any]] = []
@@ -112,6 +117,8 @@ class Trainer:
             rate = config.lr
             if name.startswith("encoder."):
                 rate *= config.encoder_lr * config.layer_decay ** self._depth_below_last(name)
+            elif name.startswith("skips."):
+                rate *= config.skip_lr
             decay = config.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         if not groups:
@@ -139,7 +146,8 @@ class Trainer:
                 "seconds": round(time.monotonic() - start, 1),
             }
             self.history.append(record)
-            self._save(record)
+            if self.group.first:
+                self._save(record)
             self.log(
                 " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
             )
@@ -155,12 +163,11 @@ class Trainer:
         elif model.encoder.cut:
             _freeze_statistics(model.encoder)
         torch.manual_seed(hash((config.seed, self.epoch)) % 2**31)
-        order = self.train_indices[
-            np.random.default_rng((config.seed, self.epoch)).permutation(len(self.train_indices))
-        ]
+        shuffled = np.random.default_rng((config.seed, self.epoch)).permutation(len(self.train_indices))
+        order = self.group.share(self.train_indices[shuffled])
         sums: dict[str, float] = {}
         start = 0
-        for number, batch in enumerate(self.source.batches(order, config.batch_size, self.epoch)):
+        for number, batch in enumerate(self.source.batches(order, self.batch_size, self.epoch)):
             self._set_rate(self.epoch * self.steps_per_epoch + number)
             rows = torch.from_numpy(order[start : start + len(batch[0])]).to(self.device)
             start += len(rows)
@@ -169,6 +176,10 @@ class Trainer:
             terms = self._step(batch, rows)
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
+        # Every process has seen other pictures.
+        self.group.average(b for b in model.buffers() if b.is_floating_point())
+        if self.average is not None:
+            self.group.average(v for v in self.average.values() if v.is_floating_point())
         means = {key: value / max(1, start) for key, value in sums.items()}
         if not all(math.isfinite(value) for value in means.values()):
             raise AesError(
@@ -188,10 +199,10 @@ class Trainer:
         terms = self.loss(output, score, weight, head)
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
+        parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
+        self.group.average_gradients(parameters)
         if self.config.clip:
-            nn.utils.clip_grad_norm_(
-                (p for g in self.optimiser.param_groups for p in g["params"]), self.config.clip
-            )
+            nn.utils.clip_grad_norm_(parameters, self.config.clip)
         self.optimiser.step()
         if self.average is not None:
             # Early on the average must not remember the untrained weights.

@@ -1,0 +1,5 @@
+"""`python -m aescli` is `aes`."""
+
+from aescli.cli import main
+
+main()
