@@ -2,12 +2,11 @@
 
     python tests/benchmarks/bench_scan.py [--device cuda] [--threads 2] [--seconds 1.0] [--only NAME]
 
-All backends of one shape are timed in turns within one run, since a shared machine drifts: compare only the
-columns of one row.
+All backends of one shape are timed in turns within one run and the best time of each counts, since a shared
+machine drifts and interrupts: compare only the columns of one row. A star marks the choice of "auto".
 """
 
 import argparse
-import statistics
 import time
 
 import torch
@@ -64,7 +63,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     backends = [b for b in BACKENDS if b not in ("auto", "export") and available(b, options.device)]
-    print(f"{options.device}, {options.threads} threads; median ms per call, forward / forward + backward")
+    print(f"{options.device}, {options.threads} threads; best ms per call, forward / forward + backward")
     for name, shape in SHAPES.items():
         if options.only not in name:
             continue
@@ -81,7 +80,7 @@ def main():
                 for backend in runs:
                     times[backend].append(once(backend, tensors, grad))
             for backend in runs:
-                cells[backend] += f"{statistics.median(times[backend]):9.2f}"
+                cells[backend] += f"{min(times[backend]):9.2f}"
             chosen = choose_backend(*tensors[:5])
         row = "  ".join(
             f"{backend}{'*' if backend == chosen else ''}{cell}" for backend, cell in cells.items()

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 import yaml
 
+from aescli.data.datasets import read_dataset
 from aescli.data.faces import FaceDetector
 from aescli.data.images import find_images, load_image
 from aescli.errors import AesError
 from aescli.models.checkpoint import (
     CHECKPOINT,
+    CONFIG,
     METRICS,
     Checkpoint,
     half_precision,
@@ -61,29 +63,63 @@ def fp16_change(checkpoint: Checkpoint, x: torch.Tensor) -> float:
     return float((full - half).abs().max() / (high - low))
 
 
-def fold_table(runs: list[Path]) -> dict[str, Any]:
-    """Mean ± sd over fold runs of every figure they report, per data set: {set: {figure: {mean, sd, folds}}}."""
+def fold_table(runs: list[Path], groups: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Figures of fold runs, per data set: {set: {"folds": mean ± sd, "pooled": with interval, "groups": …}}.
+
+    groups: {data set: {image name: subgroup}}. The score's correlations are those of the data set's own head, which
+    is what a fold run of several data sets is asked about; `score` is the mean of the heads, which `aes score` prints.
+    """
     tables = [json.loads((run / CHECKPOINT / METRICS).read_text()) for run in runs]
     result: dict[str, Any] = {}
-    for name in tables[0]:
-        if name == "history":
-            continue
-        result[name] = {"n": [t[name]["n"] for t in tables]}
-        for kind in ("score", "own_head", "classes"):
-            if kind not in tables[0][name]:
-                continue
+    for name in (key for key in tables[0] if key != "history"):
+        entry: dict[str, Any] = {"images": [t[name]["n"] for t in tables], "folds": {}}
+        for kind in (k for k in ("score", "own_head", "classes") if k in tables[0][name]):
             for figure in tables[0][name][kind]:
-                values = np.array([t[name][kind][figure] for t in tables])
-                result[name][f"{kind}.{figure}"] = {
-                    "mean": round(float(values.mean()), 4),
-                    "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else None,
-                    "folds": [round(float(v), 4) for v in values],
-                }
+                entry["folds"][f"{kind} {figure}"] = _spread([t[name][kind][figure] for t in tables])
+        rows = [json.loads((run / f"test_{name}.json").read_text()) for run in runs]
+        own = tables[0][name].get("own_head") and _own_head(runs[0], name)
+        truth = np.array([row["score"] for fold in rows for row in fold])
+        heads = np.array([row["heads"] for fold in rows for row in fold])
+        for kind, predicted in (("score", heads.mean(1)), ("own_head", heads[:, own])):
+            entry[f"pooled SRCC {kind}"] = _with_interval(predicted, truth)
+        member = groups.get(name, {})
+        entry["groups own_head PC"] = {
+            group: _spread([_group_pearson(fold, own, member, group) for fold in rows])
+            for group in sorted(set(member.values()))
+        }
+        result[name] = entry
     return result
 
 
+def _own_head(run: Path, name: str) -> int:
+    heads = json.loads((run / CHECKPOINT / CONFIG).read_text())["model"]["score_heads"]
+    return heads.index(name) if name in heads else 0
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    array = np.array(values, dtype=np.float64)
+    sd = round(float(array.std(ddof=1)), 4) if len(array) > 1 else None
+    return {"mean": round(float(array.mean()), 4), "sd": sd, "folds": [round(float(v), 4) for v in array]}
+
+
+def _group_pearson(rows: list[dict[str, Any]], own: int, member: dict[str, str], group: str) -> float:
+    chosen = [row for row in rows if member.get(row["name"]) == group]
+    return float(np.corrcoef([row["heads"][own] for row in chosen], [row["score"] for row in chosen])[0, 1])
+
+
+def _with_interval(predicted: np.ndarray, truth: np.ndarray) -> list[float]:
+    """[SRCC, low, high]: 95 % bootstrap over the images."""
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(0, len(truth), len(truth)) for _ in range(2000)]
+    samples = [spearmanr(predicted[d], truth[d])[0] for d in draws]
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return [round(float(v), 4) for v in (spearmanr(predicted, truth)[0], low, high)]
+
+
 def bundle(
-    run: Path, name: str, card: dict[str, Any], images: list[str], folds: list[Path], out: Path
+    run: Path, name: str, card: dict[str, Any], images: list[str], metrics: dict[str, Any], out: Path
 ) -> float:
     """Write `out`/`name`; returns the fp16 change. The card's fields override the run's."""
     checkpoint = load_checkpoint(run)
@@ -91,7 +127,6 @@ def bundle(
     state = checkpoint.model.state_dict()
     if change < TOLERANCE:
         state = half_precision(state)
-    metrics = fold_table(folds) if folds else {}
     card = replace(checkpoint.card, name=name, **{**card, "metrics": {**card.get("metrics", {}), **metrics}})
     config = json.loads(json.dumps(checkpoint.config))
     config["model"]["encoder"]["weights"] = None  # where they came from is the card's to say, not a path
@@ -106,11 +141,19 @@ def main() -> None:
     parser.add_argument("--card", type=Path, required=True)
     parser.add_argument("--images", required=True, nargs="+")
     parser.add_argument("--folds", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="the folds' data sets, for their subgroups"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     images = [found.path for found in find_images(options.images) if not found.error]
     card = yaml.safe_load(options.card.read_text(encoding="utf-8"))
-    change = bundle(options.run, options.name, card, images, options.folds, options.out)
+    groups = {}
+    for source in options.data:
+        dataset = read_dataset("auto", source)
+        groups[dataset.name] = {s.name: next(iter(s.group.values()), "") for s in dataset.samples}
+    metrics = fold_table(options.folds, groups) if options.folds else {}
+    change = bundle(options.run, options.name, card, images, metrics, options.out)
     size = (options.out / options.name / "model.safetensors").stat().st_size
     print(
         json.dumps(

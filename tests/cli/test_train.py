@@ -1,0 +1,110 @@
+"""`aes train` as a person types it: a CSV and a folder in, a checkpoint out, and one line for every mistake."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aescli.cli import main
+
+SMALL = [
+    "model.encoder={name: mobilenetv1, levels: [2, 4], image_size: 32}",
+    "model.width=8",
+    "model.dem={d_state: 2, expand: 1, sub_blocks: 2}",
+    "model.same={states: 3, experts: 2, rank_min: 2, rank_step: 1, task_rank: 2, heads: 2}",
+    "preprocessing.faces=false",
+    "train.epochs=1",
+    "train.batch_size=8",
+    "train.frozen_blocks=2",
+    "train.views=1",
+]
+PRESET = ["--preset", "momamba-lite", *(word for change in SMALL for word in ("--set", change))]
+
+
+def _aes(*words: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code or 0
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """24 pictures with a score in a CSV of one's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "rating"])
+        for i in range(24):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8) // 2 + 5 * i
+            Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+            writer.writerow([f"{i}.png", round(1 + i / 6, 3)])
+    return tmp_path
+
+
+def test_a_csv_and_a_folder_become_a_checkpoint_that_scores(table, capsys):
+    words = [
+        "train",
+        *PRESET,
+        "--data",
+        table / "labels.csv",
+        "--images",
+        table / "pictures",
+        "--scale",
+        1,
+        5,
+    ]
+    assert _aes(*words, "--out", table / "run") == 0
+    captured = capsys.readouterr()
+    assert "test (5 images), score: PLCC" in captured.out
+    assert (table / "run" / "checkpoint" / "model.safetensors").is_file()
+    assert not (table / "run" / "features").exists()
+    assert json.loads((table / "run" / "run.json").read_text())["preset"]["train"]["epochs"] == 1
+    assert _aes("score", table / "pictures", "--model", table / "run", "--faces", "none", "--quiet") == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == 24
+    assert all(row["score"] and not row["error"] for row in rows)
+    assert _aes(*words, "--out", table / "run") == 1
+    assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_dry_run_needs_no_data_for_the_parameter_count(capsys):
+    assert _aes("train", *PRESET, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "parameters " in out
+    assert "multiply" in out
+
+
+def test_dry_run_with_data_counts_without_training(table, capsys):
+    words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
+    assert _aes(*words) == 0
+    out = capsys.readouterr().out
+    assert "24 label rows" in out
+    assert re.search(r"training 17, validation 2, test \S+ 5 images", out), out
+    assert not (table / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--preset", "momamba-light", "--dry-run"], 2, "did you mean 'momamba-lite'"),
+        (["--preset", "momamba-lite"], 2, "--data is needed"),
+        (["--preset", "momamba-lite", "--data", "absent", "--out", "x"], 1, "absent does not exist"),
+        ([*PRESET, "--set", "train.epoch=3", "--dry-run"], 2, "did you mean train.epochs"),
+        ([*PRESET, "--init", "absent.safetensors", "--data", "DATA", "--out", "x"], 1, "no such file"),
+    ],
+)
+def test_mistakes_get_one_line(table, words, code, message, capsys, monkeypatch):
+    monkeypatch.chdir(table)
+    words = [str(table / "labels.csv") if word == "DATA" else word for word in words]
+    if "--init" in words:
+        words += ["--images", str(table / "pictures")]
+    assert _aes("train", *words) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (table / "x").exists()
