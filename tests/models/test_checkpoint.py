@@ -81,6 +81,12 @@ def test_saving_replaces_a_checkpoint_whole(saved):
     assert [p.name for p in folder.parent.iterdir()] == ["m"]
 
 
+def test_others_may_read_it(saved):
+    _, folder = saved
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o644}
+
+
 def test_a_failed_save_leaves_the_old_one(saved):
     model, folder = saved
     with pytest.raises(TypeError):

@@ -24,17 +24,17 @@ class Colours(torch.nn.Module):
         if len(x) > self.most:
             raise RuntimeError(self.message)
         means = x.mean((2, 3))
-        return SimpleNamespace(score=means[:, 0], logits=means)
+        return SimpleNamespace(score=means[:, 0], logits=means, head_scores=means)
 
 
-def predictor(model=None, **output) -> TorchPredictor:
+def predictor(model=None, scale=(-9.0, 9.0), head=None) -> TorchPredictor:
     checkpoint = SimpleNamespace(
         model=model or Colours(),
-        card=SimpleNamespace(task="fbp", score_range=(1.0, 5.0), class_cuts=(2.0, 3.0)),
+        card=SimpleNamespace(task="fbp", score_range=scale, class_cuts=(2.0, 3.0)),
         preprocessing=SimpleNamespace(size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)),
         digest="d",
     )
-    return TorchPredictor(checkpoint, torch.device("cpu"), torch.float32)
+    return TorchPredictor(checkpoint, torch.device("cpu"), torch.float32, head)
 
 
 def images(count: int) -> np.ndarray:
@@ -49,6 +49,47 @@ def test_pixels_are_normalised_per_channel_in_rgb_order():
     powers = np.exp(expected.mean((1, 2)))
     np.testing.assert_allclose(got.probabilities, powers / powers.sum(1, keepdims=True), atol=1e-6)
     assert got.scores.dtype == got.probabilities.dtype == np.float64
+
+
+def test_scores_stay_on_the_scale():
+    x = images(5)
+    free, clamped = predictor().predict(x).scores, predictor(scale=(0.0, 0.05)).predict(x).scores
+    np.testing.assert_allclose(clamped, free.clip(0, 0.05))
+    assert (clamped != free).any()
+
+
+def test_one_group_of_raters_can_answer_alone():
+    x = images(5)
+    mixture, second = predictor(), predictor(head=1)
+    expected = (x[..., 1] / 255 - 0.25) / 0.25
+    np.testing.assert_allclose(second.predict(x).scores, expected.mean((1, 2)), atol=1e-6)
+    assert second.digest != mixture.digest  # a journal of the one is not continued by the other
+
+
+def test_unknown_raters_are_named_with_the_known_ones(tmp_path):
+    from dataclasses import asdict
+
+    from aescli.models.checkpoint import Card, build_model, save_checkpoint
+    from aescli.models.encoders import EncoderConfig
+    from aescli.models.momamba import MoMambaConfig
+
+    model = MoMambaConfig(
+        encoder=EncoderConfig(name="mobilenetv1", levels=(2, 3), image_size=32),
+        width=8,
+        modules="B",
+        score_heads=("here", "there"),
+        score_weights=(1.0, 3.0),
+    )
+    config = {"architecture": "momamba", "model": asdict(model), "preprocessing": {"size": 32}}
+    network = build_model(config).eval()
+    save_checkpoint(tmp_path / "m", network.state_dict(), config, Card("m"))
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    scores = {
+        r: load_predictor(str(tmp_path / "m"), raters=r).predict(x).scores for r in (None, "here", "there")
+    }
+    np.testing.assert_allclose(scores[None], scores["here"] / 4 + scores["there"] * 3 / 4, atol=1e-5)
+    with pytest.raises(UsageError, match="it knows: here, there"):
+        load_predictor(str(tmp_path / "m"), raters="elsewhere")
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on():

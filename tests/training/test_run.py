@@ -32,6 +32,7 @@ SMALL = [
     "train.validation=0.2",
     "train.augment={flip: 0.5}",
     "train.lr=3e-3",
+    "train.probe=false",  # sensible beside pretrained features only; these encoders are random
 ]
 
 
@@ -82,6 +83,13 @@ def test_a_run_learns_and_leaves_a_whole_checkpoint(folder, tmp_path):
     assert not (tmp_path / "run" / STATE).exists()
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["train"] + run["validation"] == 32
+
+
+def test_the_linear_start_already_predicts(folder, tmp_path):
+    frozen = ["train.frozen_blocks=6", "train.probe=true", "train.epochs=1", "train.lr=1e-9"]
+    metrics = _run(folder, tmp_path / "run", *frozen)
+    assert metrics["scut-fbp5500"]["score"]["SRCC"] > 0.8
+    assert metrics["scut-fbp5500"]["classes"]["ACC"] > 0.4
 
 
 def test_the_saved_model_gives_the_reported_predictions(folder, tmp_path):

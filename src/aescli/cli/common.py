@@ -55,6 +55,16 @@ ModelOption = Annotated[
         show_default=False,
     ),
 ]
+RatersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--raters",
+        metavar="NAME",
+        help="Score as these raters would: a training set named on the model's card, such as scut-fbp5500 or "
+        "mebeauty (default: the model's mixture).",
+        show_default=False,
+    ),
+]
 BatchSizeOption = Annotated[
     str,
     typer.Option(

@@ -21,6 +21,7 @@ from aescli.cli.common import (
     DTypeOption,
     ModelOption,
     QuietOption,
+    RatersOption,
     Task,
     TaskOption,
     WorkersOption,
@@ -73,6 +74,7 @@ def evaluate(
     ],
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
+    raters: RatersOption = None,
     predictions: Annotated[
         Path | None,
         _option(
@@ -233,7 +235,7 @@ def evaluate(
     else:
         measured = dataset if keep is None else dataset.subset(keep)
         predicted, model_cuts, overlap = _predict(
-            measured, model, task, device, dtype, faces, batch_size, workers, quiet=quiet
+            measured, model, raters, task, device, dtype, faces, batch_size, workers, quiet=quiet
         )
         wanted_cuts = wanted_cuts or model_cuts
     result = measure(
@@ -260,6 +262,7 @@ def evaluate(
 def _predict(
     dataset: Dataset,
     model: str | None,
+    raters: str | None,
     task: Task,
     device: str,
     dtype: DType,
@@ -277,7 +280,7 @@ def _predict(
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import load_predictor
 
-    predictor = load_predictor(model, task=task.value, device=device, dtype=dtype.value)
+    predictor = load_predictor(model, task=task.value, device=device, dtype=dtype.value, raters=raters)
     spec = model or DEFAULT_MODELS[task.value]
     with progress("img", quiet=quiet, total=len(dataset)) as step:
         predicted = predict(

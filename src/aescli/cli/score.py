@@ -21,6 +21,7 @@ from aescli.cli.common import (
     DTypeOption,
     ModelOption,
     QuietOption,
+    RatersOption,
     Task,
     TaskOption,
     WorkersOption,
@@ -65,6 +66,7 @@ def score(
     ],
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
+    raters: RatersOption = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -174,7 +176,9 @@ def score(
     if kind == "parquet":
         require_parquet()
     images = find_images(paths)
-    predictor = predictors.load_predictor(model, task=task.value, device=device, dtype=dtype.value)
+    predictor = predictors.load_predictor(
+        model, task=task.value, device=device, dtype=dtype.value, raters=raters
+    )
 
     from aescli.scoring.prepare import Preparer
 

@@ -219,7 +219,9 @@ def save_checkpoint(
             write_json(staging / METRICS, metrics)
         if training_hashes:
             (staging / TRAINING_IMAGES).write_text("\n".join(sorted(training_hashes)) + "\n")
-        staging.chmod(0o755)
+        staging.chmod(0o755)  # mkdtemp and safetensors make them readable for the owner alone
+        for file in staging.iterdir():
+            file.chmod(0o644)
         old = None
         if folder.exists():
             old = folder.with_name(f".{folder.name}-old-{os.getpid()}")

@@ -82,7 +82,7 @@ class Mamba(nn.Module):
 
 
 class BiMamba(nn.Module):
-    """Bi-Mamba over sub-blocks (MoMamba §3.2, models.md §4.3): (batch, L, d_model) → the same.
+    """Bi-Mamba over sub-blocks (MoMamba §3.2): (batch, L, d_model) → the same.
 
     The sequence is cut into `sub_blocks` parts as `torch.tensor_split` cuts it. Each goes through a forward
     Mamba and, reversed, through a backward Mamba (own weights per direction, shared by the parts, the state

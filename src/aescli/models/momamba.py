@@ -30,8 +30,8 @@ class MoMambaConfig:
     fusion: gated sum of the earlier levels; off uses the last level only.
     classes: beauty classes. score_range: the scale of the score.
     score_heads: names of the training sets that have a rating scale (a population of raters) of their own. Each
-        gets its own linear score head on the shared features, and `score` is their mean; one unnamed head is the
-        paper's model.
+        gets its own linear score head on the shared features; one unnamed head is the paper's model.
+    score_weights: `score` is this mixture of the heads (None = equal weights).
     head_dropout: on the pooled features of both heads.
     head_skip: the heads also see the encoder's pooled levels through a linear map, which training can fit in closed
         form before it starts (`train.probe`); the decoder then learns what a linear model of them misses. Off is
@@ -48,6 +48,7 @@ class MoMambaConfig:
     classes: int = 5
     score_range: tuple[float, float] = (1.0, 5.0)
     score_heads: tuple[str, ...] = ("",)
+    score_weights: tuple[float, ...] | None = None
     head_dropout: float = 0.0
     head_skip: bool = False
 
@@ -55,7 +56,7 @@ class MoMambaConfig:
 class MoMambaOutput(NamedTuple):
     """What the model says about B images.
 
-    score: (B,) on the score range, mean of the heads; None without the regression task.
+    score: (B,) on the score range, the mixture of the heads; None without the regression task.
     logits: (B, classes); None without the classification task.
     head_scores: (B, number of score heads). routing: per task, probabilities over the experts (B, K).
     features: (B, C) pooled input of the regression head (of the classification head where there is no other).
@@ -122,6 +123,10 @@ class MoMamba(nn.Module):
         if not config.tasks or len(set(config.tasks)) != len(config.tasks):
             raise AesError(f"model.tasks: {list(config.tasks)} must name one or both tasks, each once")
         self.config = config
+        weights = torch.tensor(config.score_weights or [1.0] * len(config.score_heads), dtype=torch.float32)
+        if len(weights) != len(config.score_heads) or not weights.sum() > 0:
+            raise AesError("model.score_weights: one weight for each of model.score_heads, of positive sum")
+        self.register_buffer("score_weights", weights / weights.sum(), persistent=False)
         self.encoder = build_encoder(config.encoder, initialise=initialise_encoder)
         channels = self.encoder.channels
         width = config.width or channels[-1]
@@ -179,7 +184,7 @@ class MoMamba(nn.Module):
             results = {task: (out + self.skips[task](pooled), x) for task, (out, x) in results.items()}
         head_scores = results["regression"][0] if "regression" in results else None
         return MoMambaOutput(
-            score=head_scores.mean(-1) if head_scores is not None else None,
+            score=head_scores @ self.score_weights.to(head_scores) if head_scores is not None else None,
             logits=results["classification"][0] if "classification" in results else None,
             head_scores=head_scores,
             routing=routing,

@@ -37,7 +37,7 @@ def idct2(X: Tensor) -> Tensor:
 
 
 def high_frequency_mask(h: int, w: int, alpha: float) -> Tensor:
-    """Which DCT coefficients count as high: bool (h, w), True in the bottom-right corner (models.md §4.3).
+    """Which DCT coefficients count as high: bool (h, w), True in the bottom-right corner (MoMamba §3.2).
 
     Whole anti-diagonals, at least one, so many that the number of coefficients is nearest to alpha·h·w
     (the smaller number on a tie): 14x14 → 10, 16x16 → 15, 7x7 → 3 for alpha = 0.05. 0 ≤ alpha ≤ 1.

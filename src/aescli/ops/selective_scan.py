@@ -26,9 +26,9 @@ _OPTIONAL = {  # imported when first wanted, from aescli.ops.scans
 }
 BACKENDS = ("auto", *_PLAIN, *_OPTIONAL)
 
-# Numba is 2 to 4 times as fast as the torch backend at every shape measured (bench_scan.py, one core: batch
-# 32, D 512, L 49, N 16: 9 against 38 ms, with the backward 34 against 146; VMamba's first stage, batch 1,
-# N 16: 36 against 87 and 119 against 317). But its import takes a second and its first compilation on a
+# Numba is 2 to 5 times as fast as the torch backend at every shape measured (processor time on one core: batch
+# 32, D 512, L 49, N 16: 15 against 55 ms, with the backward 48 against 170; VMamba's first stage, batch 1,
+# N 16: 51 against 162 and 128 against 625). But its import takes a second and its first compilation on a
 # machine about ten, so a scan must be this large (batch · D · L · N) to be worth it.
 NUMBA_FROM = 1 << 24
 
@@ -47,7 +47,7 @@ def selective_scan(
     *,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """y_t = C_t·h_t + D u_t with h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and h_{-1} = 0 (models.md §1).
+    """y_t = C_t·h_t + D u_t with h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and h_{-1} = 0 (S6; Gu & Dao 2023, §3.2).
 
     Args:
         u, delta: (batch, D, L); Δ = delta + delta_bias, through softplus when `delta_softplus`; Δ ≥ 0.

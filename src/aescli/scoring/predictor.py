@@ -54,7 +54,7 @@ class TorchPredictor:
     """A checkpoint on a device. On a CPU several threads predict at once, each with one thread per
     operation."""
 
-    def __init__(self, checkpoint: Any, device: torch.device, dtype: torch.dtype):
+    def __init__(self, checkpoint: Any, device: torch.device, dtype: torch.dtype, head: int | None = None):
         import torch
 
         card, preprocessing = checkpoint.card, checkpoint.preprocessing
@@ -62,6 +62,9 @@ class TorchPredictor:
         self.scale, self.cuts = tuple(card.score_range), tuple(card.class_cuts)
         self.classes = len(self.cuts) + 1
         self.digest: str = checkpoint.digest
+        self._head = head  # None = the model's own mixture of its score heads
+        if head is not None:
+            self.digest += f"-{head}"
         self.preprocessing = preprocessing
         self.device, self.dtype = device, dtype
         self._cuda_like = device.type != "cpu"
@@ -122,7 +125,9 @@ class TorchPredictor:
             raise AesError(
                 "this model gives classes only, no score; give one that was trained for regression too"
             )
-        scores = output.score.double().cpu().numpy()
+        chosen = output.score if self._head is None else output.head_scores[:, self._head]
+        # A prediction a little beyond the scale's end means its end.
+        scores = chosen.double().clamp(*self.scale).cpu().numpy()
         if output.logits is None:
             return Prediction(scores, np.empty((len(scores), 0)))
         return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy())
@@ -147,11 +152,17 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def load_predictor(
-    model: str | None, *, task: str = "fbp", device: str = "auto", dtype: str = "auto"
+    model: str | None,
+    *,
+    task: str = "fbp",
+    device: str = "auto",
+    dtype: str = "auto",
+    raters: str | None = None,
 ) -> Predictor:
     """The predictor for `--model` (a bundled model's name, a preset, a checkpoint folder) or the task's
     bundled one.
 
+    raters: the training set whose raters' score head answers; None = the model's mixture of its heads.
     Imports torch. Raises AesError where there is no such model, or it is for another task or device.
     """
     from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
@@ -169,7 +180,18 @@ def load_predictor(
         raise AesError(
             f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
         )
-    return TorchPredictor(checkpoint, chosen, precision)
+    return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint, raters, spec))
+
+
+def _head_of(checkpoint: Any, raters: str | None, spec: str) -> int | None:
+    """The index of the score head that was trained on the data set `raters`; None for the model's mixture."""
+    if raters is None:
+        return None
+    heads = checkpoint.config.get("model", {}).get("score_heads", [])
+    if not raters or raters not in heads:
+        known = ", ".join(name for name in heads if name) or "none, it has one score head"
+        raise UsageError(f"--raters {raters}: the model {spec} knows no such raters; it knows: {known}")
+    return list(heads).index(raters)
 
 
 def choose_device(name: str) -> torch.device:

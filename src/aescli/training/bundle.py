@@ -63,24 +63,29 @@ def fp16_change(checkpoint: Checkpoint, x: torch.Tensor) -> float:
     return float((full - half).abs().max() / (high - low))
 
 
-def fold_table(runs: list[Path], groups: dict[str, dict[str, str]]) -> dict[str, Any]:
+def fold_table(
+    runs: list[Path], groups: dict[str, dict[str, str]], weights: list[float] | None = None
+) -> dict[str, Any]:
     """Figures of fold runs, per data set: {set: {"folds": mean ± sd, "pooled": with interval, "groups": …}}.
 
     groups: {data set: {image name: subgroup}}. The score's correlations are those of the data set's own head, which
-    is what a fold run of several data sets is asked about; `score` is the mean of the heads, which `aes score` prints.
+    is what a fold run of several data sets is asked about; `score` is the mixture by `weights`, which `aes score`
+    prints.
     """
     tables = [json.loads((run / CHECKPOINT / METRICS).read_text()) for run in runs]
     result: dict[str, Any] = {}
     for name in (key for key in tables[0] if key != "history"):
         entry: dict[str, Any] = {"images": [t[name]["n"] for t in tables], "folds": {}}
-        for kind in (k for k in ("score", "own_head", "classes") if k in tables[0][name]):
+        for kind in (k for k in ("own_head", "classes") if k in tables[0][name]):
             for figure in tables[0][name][kind]:
                 entry["folds"][f"{kind} {figure}"] = _spread([t[name][kind][figure] for t in tables])
         rows = [json.loads((run / f"test_{name}.json").read_text()) for run in runs]
         own = tables[0][name].get("own_head") and _own_head(runs[0], name)
         truth = np.array([row["score"] for fold in rows for row in fold])
         heads = np.array([row["heads"] for fold in rows for row in fold])
-        for kind, predicted in (("score", heads.mean(1)), ("own_head", heads[:, own])):
+        mixture = np.array(weights or [1.0] * heads.shape[1])
+        mixture /= mixture.sum()
+        for kind, predicted in (("score", heads @ mixture), ("own_head", heads[:, own])):
             entry[f"pooled SRCC {kind}"] = _with_interval(predicted, truth)
         member = groups.get(name, {})
         entry["groups own_head PC"] = {
@@ -119,10 +124,19 @@ def _with_interval(predicted: np.ndarray, truth: np.ndarray) -> list[float]:
 
 
 def bundle(
-    run: Path, name: str, card: dict[str, Any], images: list[str], metrics: dict[str, Any], out: Path
+    run: Path,
+    name: str,
+    card: dict[str, Any],
+    images: list[str],
+    metrics: dict[str, Any],
+    out: Path,
+    weights: list[float] | None = None,
 ) -> float:
-    """Write `out`/`name`; returns the fp16 change. The card's fields override the run's."""
+    """Write `out`/`name`; returns the fp16 change. The card's fields override the run's, `weights` its mixture."""
     checkpoint = load_checkpoint(run)
+    if weights:
+        checkpoint.config["model"]["score_weights"] = weights
+        checkpoint.model.score_weights.copy_(torch.tensor(weights) / sum(weights))
     change = fp16_change(checkpoint, sample_crops(checkpoint, images, 400))
     state = checkpoint.model.state_dict()
     if change < TOLERANCE:
@@ -144,6 +158,9 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, nargs="*", default=[], help="the folds' data sets, for their subgroups"
     )
+    parser.add_argument(
+        "--score-weights", type=float, nargs="*", default=None, help="mixture of the score heads"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     images = [found.path for found in find_images(options.images) if not found.error]
@@ -152,8 +169,8 @@ def main() -> None:
     for source in options.data:
         dataset = read_dataset("auto", source)
         groups[dataset.name] = {s.name: next(iter(s.group.values()), "") for s in dataset.samples}
-    metrics = fold_table(options.folds, groups) if options.folds else {}
-    change = bundle(options.run, options.name, card, images, metrics, options.out)
+    metrics = fold_table(options.folds, groups, options.score_weights) if options.folds else {}
+    change = bundle(options.run, options.name, card, images, metrics, options.out, options.score_weights)
     size = (options.out / options.name / "model.safetensors").stat().st_size
     print(
         json.dumps(

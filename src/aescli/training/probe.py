@@ -49,7 +49,9 @@ def ridge(
     """
     w = weight / weight.sum()
     mean = w @ x
-    deviation = np.sqrt(w @ (x - mean) ** 2) + 1e-6
+    deviation = np.sqrt(w @ (x - mean) ** 2)
+    # A channel that is all but dead here may not be dead elsewhere: it must not get a huge weight.
+    deviation = np.maximum(deviation, 0.01 * deviation.mean() + 1e-6)
     z = (x - mean) / deviation
     centre = w @ y
     weighted = z * w[:, None]

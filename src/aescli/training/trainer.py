@@ -45,15 +45,12 @@ class Targets:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's answers to n pictures: head_scores (n, heads), probabilities (n, classes), routing per task."""
+    """A model's answers to n pictures: score (n,), head_scores (n, heads), probabilities (n, classes), routing."""
 
+    score: np.ndarray | None
     head_scores: np.ndarray | None
     probabilities: np.ndarray | None
     routing: dict[str, np.ndarray]
-
-    @property
-    def score(self) -> np.ndarray | None:
-        return None if self.head_scores is None else self.head_scores.mean(1)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -238,19 +235,21 @@ class Trainer:
     def predict(self, indices: Sequence[int], batch_size: int = 64) -> Outputs:
         """The model's answers to clean pictures, in the order of `indices`."""
         self.model.eval()
-        scores, probabilities, routing = [], [], {}
+        scores, heads, probabilities, routing = [], [], [], {}
         for batch in self.source.batches(np.asarray(indices), batch_size, None):
             output = self.model.decode(
                 self.model.encoder.upper(self.source.states(self.model.encoder, batch))
             )
             if output.head_scores is not None:
-                scores.append(output.head_scores.double().cpu().numpy())
+                scores.append(output.score.double().cpu().numpy())
+                heads.append(output.head_scores.double().cpu().numpy())
             if output.logits is not None:
                 probabilities.append(output.logits.double().softmax(-1).cpu().numpy())
             for task, values in output.routing.items():
                 routing.setdefault(task, []).append(values.double().cpu().numpy())
         return Outputs(
             np.concatenate(scores) if scores else None,
+            np.concatenate(heads) if heads else None,
             np.concatenate(probabilities) if probabilities else None,
             {task: np.concatenate(values) for task, values in routing.items()},
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t, y_t = C_t·h_t (MoMamba eq. 1-2, models.md §1).
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t, y_t = C_t·h_t (Gu & Dao 2023, eq. 1a, 1b, zero-order hold).
 
     u, dt: (batch, D, L); A: (D, N); B, C: (batch, G, N, L), D divisible by G.
     Returns y (batch, D, L) and the last state (batch, D, N).
