@@ -55,7 +55,15 @@ def test_a_round_trip_gives_the_same_scores(saved):
 
 def test_half_precision_is_read_back_as_float32(saved, tmp_path):
     model, _ = saved
-    save_checkpoint(tmp_path / "h", half_precision(model.state_dict()), CONFIG, Card("h"))
+    state = model.state_dict()
+    half = half_precision(state, smallest=100)
+    kept = [k for k, v in state.items() if v.dim() == 1 or v.numel() < 100]
+    assert kept
+    assert all(half[k].dtype == state[k].dtype for k in kept)
+    assert any(v.dtype == torch.float16 for v in half.values())
+    huge = {"w": torch.full((200, 200), 1e5)}
+    assert half_precision(huge)["w"].dtype == torch.float32  # beyond fp16's range
+    save_checkpoint(tmp_path / "h", half, CONFIG, Card("h"))
     loaded = load_checkpoint(tmp_path / "h")
     assert next(loaded.model.parameters()).dtype == torch.float32
     x = torch.randn(2, 3, 64, 64)

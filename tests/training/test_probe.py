@@ -43,7 +43,7 @@ def test_cross_validation_prefers_weak_shrinkage_for_signal_and_strong_for_noise
 def test_a_channel_that_is_dead_in_training_gets_no_huge_weight():
     x, y = _data()
     x[:, 0] = np.random.default_rng(3).normal(0, 1e-7, 60)
-    ((beta, bias),) = ridge(x, y, np.ones(60), [0.1])
+    ((beta, _),) = ridge(x, y, np.ones(60), [0.1])
     alive = x.copy()
     alive[:, 0] = 1.0
     assert np.abs((alive - x) @ beta.T).max() < 5 * y.std()

@@ -238,6 +238,15 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
-def half_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Floating-point tensors as fp16, for shipping; integer tensors as they are."""
-    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+def half_precision(state: dict[str, torch.Tensor], smallest: int = 20_000) -> dict[str, torch.Tensor]:
+    """Large weight matrices as fp16, for shipping; the rest as it is.
+
+    Norms, biases and tensors of fewer than `smallest` elements cost nothing and matter most: early convolutions span
+    a wide range, and a BatchNorm's variance may be beyond fp16's.
+    """
+    return {
+        k: v.half()
+        if v.is_floating_point() and v.dim() > 1 and v.numel() >= smallest and v.abs().max() < 6e4
+        else v
+        for k, v in state.items()
+    }
