@@ -1,0 +1,65 @@
+"""What is installed with the package: the bundled model and the presets, in this tree and in a wheel."""
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aescli import presets
+from aescli.data.faces import FaceDetector, align_face
+from aescli.data.images import load_image
+from aescli.models.checkpoint import BUNDLED, bundled_models, load_checkpoint
+from aescli.scoring.predictor import load_predictor
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTRAIT = ROOT / "tests" / "photos" / "portrait.jpg"
+
+
+def test_the_default_model_is_bundled_and_small():
+    assert "momamba-lite" in bundled_models()
+    assert (BUNDLED / "momamba-lite" / "model.safetensors").stat().st_size <= 15_000_000
+
+
+def test_its_card_says_what_it_is():
+    checkpoint = load_checkpoint("momamba-lite")
+    card = checkpoint.card
+    assert card.score_range == (1.0, 5.0)
+    assert all((card.description, card.data, card.licence, card.origin, card.limits, card.metrics))
+    assert len(checkpoint.training_hashes) > 7000
+    assert checkpoint.config["model"]["encoder"]["weights"] is None
+
+
+def test_it_scores_a_portrait_and_its_mirror_image_alike():
+    predictor = load_predictor(None)
+    pixels = load_image(PORTRAIT, 448).pixels
+    face = FaceDetector()(pixels)[0]
+    crop = align_face(pixels, face.landmarks)
+    score, mirrored = predictor.predict(np.stack([crop, crop[:, ::-1]])).scores
+    assert 1 < score < 5
+    assert abs(score - mirrored) < 0.3
+
+
+def test_presets_are_found_in_this_tree():
+    assert presets.folder().is_dir()
+    assert {"momamba-lite", "momamba-scut-fbp", "momamba-scut-fbp5500"} <= set(presets.names())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="hatchling is not installed")
+def test_a_wheel_holds_presets_model_and_nothing_else_that_is_large(tmp_path):
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {item.filename: item.file_size for item in archive.infolist()}
+    for name in presets.names():
+        assert f"aescli/presets/{name}.yaml" in sizes
+    assert "aescli/weights/momamba-lite/model.safetensors" in sizes
+    assert [n for n, size in sizes.items() if size > 500_000] == [
+        "aescli/weights/momamba-lite/model.safetensors"
+    ]
+    assert not any("__pycache__" in name or name.startswith("tests") for name in sizes)
