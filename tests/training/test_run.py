@@ -24,6 +24,7 @@ SMALL = [
     "model.dem={d_state: 2, expand: 1, sub_blocks: 2}",
     "model.same={states: 3, experts: 2, rank_min: 2, rank_step: 1, task_rank: 2, heads: 2}",
     "model.score_heads=['']",
+    "model.score_weights=null",
     "preprocessing.faces=false",
     "train.epochs=3",
     "train.batch_size=8",

@@ -143,7 +143,7 @@ def _score_heads(preset: Any, sources: list[Path]) -> Any:
 
     heads = getattr(preset.model, "score_heads", ("",))
     if len(heads) > 1 and len(sources) == 1:
-        return replace(preset, model=replace(preset.model, score_heads=("",)))
+        return replace(preset, model=replace(preset.model, score_heads=("",), score_weights=None))
     return None
 
 
