@@ -53,6 +53,8 @@ def test_changes_are_applied():
         ("modle.width=3", "did you mean model"),
         ("train.epochs=many", "train.epochs.*many"),
         ("model.modules=X", "model.*modules|modules"),
+        ("train.epochs=-1", "train.epochs.*greater than or equal to 1"),
+        ("train.validation=1.5", "train.validation.*less than 1"),
         ("train.lr", "write key=value"),
         ("train.lr.x=1", "not a group"),
     ],

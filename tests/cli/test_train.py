@@ -94,6 +94,7 @@ def test_dry_run_with_data_counts_without_training(table, capsys):
         (["--preset", "momamba-light", "--dry-run"], 2, "did you mean 'momamba-lite'"),
         (["--preset", "momamba-lite"], 2, "--data is needed"),
         (["--preset", "momamba-lite", "--data", "absent", "--out", "x"], 1, "absent does not exist"),
+        ([*PRESET, "--data", "DATA", "--fold", "9", "--out", "x"], 2, " are 1 to 5"),
         ([*PRESET, "--set", "train.epoch=3", "--dry-run"], 2, "did you mean train.epochs"),
         ([*PRESET, "--init", "absent.safetensors", "--data", "DATA", "--out", "x"], 1, "no such file"),
     ],
@@ -101,7 +102,7 @@ def test_dry_run_with_data_counts_without_training(table, capsys):
 def test_mistakes_get_one_line(table, words, code, message, capsys, monkeypatch):
     monkeypatch.chdir(table)
     words = [str(table / "labels.csv") if word == "DATA" else word for word in words]
-    if "--init" in words:
+    if "--init" in words or "--fold" in words:
         words += ["--images", str(table / "pictures")]
     assert _aes("train", *words) == code
     err = capsys.readouterr().err

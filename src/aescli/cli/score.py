@@ -149,7 +149,9 @@ def score(
 
     Columns: path, face_index, face (x1;y1;x2;y2 in pixels of the upright original), score, class (1 =
     lowest), class_prob, error. Scores and probabilities have 4 decimals, score_100 has 2. An image that
-    cannot be read or shows no face gets a row that says so; the run goes on.
+    cannot be read or shows no face gets a row that says so; the run goes on. class is the model's own
+    classification, not the score rounded: the two may disagree between neighbouring classes, more so where
+    --raters or the model's mixture makes the score follow other raters.
 
     While a run with --out works, its results lie in FILE.journal; FILE itself appears at the end, whole.
 

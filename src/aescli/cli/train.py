@@ -168,7 +168,7 @@ def _dry_run(preset, sources, images, fold, splits, all_data, options) -> None:
         typer.echo(line)
     if not sources:
         return
-    loaded = read_training_data(preset, sources, images, options)
+    loaded = read_training_data(preset, sources, images, options, fold)
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():
             typer.echo(line)
@@ -192,7 +192,9 @@ def _train(
     from aescli.training.run import read_training_data, split_data, train_model
 
     torch.set_num_threads(available_cpus())
-    loaded = read_training_data(preset, sources, images, options)
+    loaded = read_training_data(
+        preset, sources, images, options, fold, log=lambda line: note(line, quiet=quiet)
+    )
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():
             note(line, quiet=quiet)

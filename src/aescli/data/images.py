@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import stat
+import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ def _explain(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return explain_os_error(error)
+    if isinstance(error, struct.error):  # a header that ends too early; the text speaks of buffers
+        text = "its header is incomplete"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"the file is truncated ({text}); copy it again from its source"
     return (

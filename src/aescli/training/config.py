@@ -4,7 +4,14 @@ Knows nothing about YAML (see `aescli.presets`), data or models.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class AugmentConfig:
     low_resolution, blur, jpeg, noise, grey: probabilities of those degradations.
     """
 
-    flip: float = 0.5
+    flip: Probability = 0.5
     zoom: float = 0.0
     zoom_out: float = 0.0
     rotate: float = 0.0
@@ -74,21 +81,21 @@ class TrainConfig:
     dtype: auto = bf16 where the hardware multiplies it natively, else fp32.
     """
 
-    epochs: int = 100
-    batch_size: int = 16
-    lr: float = 1e-4
+    epochs: Positive = 100
+    batch_size: Positive = 16
+    lr: Annotated[float, Field(gt=0)] = 1e-4
     encoder_lr: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-5
-    warmup: float = 0.0
+    warmup: Share = 0.0
     clip: float = 0.0
-    ema: float = 0.0
-    frozen_blocks: int = 0
-    views: int = 0
+    ema: Share = 0.0
+    frozen_blocks: NotNegative = 0
+    views: NotNegative = 0
     freeze_norms: bool = False
     probe: bool = False
     skip_lr: float = 0.01
-    validation: float = 0.1
+    validation: Share = 0.1
     selection: Literal["best", "last"] = "best"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0

@@ -48,7 +48,12 @@ class TrainingData:
 
 
 def read_training_data(
-    preset: Preset, sources: Sequence[Path], images: Path | None = None, options: dict[str, Any] | None = None
+    preset: Preset,
+    sources: Sequence[Path],
+    images: Path | None = None,
+    options: dict[str, Any] | None = None,
+    fold: int | None = None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> TrainingData:
     """Read every source, find faces and near-duplicates.
 
@@ -66,12 +71,22 @@ def read_training_data(
         originals = None
         if preset.data.alternatives and dataset.name == "mebeauty":
             dataset, originals = _with_whole_photos(dataset, source, images)
+        _check_fold(dataset, fold)
+        log(f"{dataset.name}: {len(dataset)} images from {source}")
         offsets.append(len(samples))
         samples += training_samples(dataset, head, preset.model.score_range, originals)
         datasets.append(dataset)
+    log(f"{len(samples)} images: finding faces and near-duplicates")
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
     prints = fingerprints([s.path for s in samples], cache=default_cache())
     return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, prints.bits, offsets)
+
+
+def _check_fold(dataset: Dataset, fold: int | None) -> None:
+    """Complains about a fold that cannot be before minutes are spent on pictures."""
+    known = sorted({s.fold for s in dataset.samples if s.fold}) or list(range(1, FOLDS + 1))
+    if fold is not None and fold not in known:
+        raise UsageError(f"--fold {fold}: the folds of {dataset.name} are {known[0]} to {known[-1]}")
 
 
 def _with_whole_photos(dataset: Dataset, source: Path, images: Path | None) -> tuple[Dataset, Dataset]:
@@ -124,8 +139,6 @@ def split_data(
             if fold is not None:
                 split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content)
                 part = str(fold)
-                if part not in split.parts:
-                    raise UsageError(f"--fold {fold}: folds are 1 to {FOLDS}")
             else:
                 split, part = holdout(dataset, seed=0, groups=groups, content=content), "test"
             test = split.indices(dataset, part)
