@@ -107,9 +107,7 @@ def train(
         edits.append(f"model.encoder.weights={initial}")
     chosen = load_preset(preset, edits)
     sources = data or []
-    names = _score_heads(chosen, sources)
-    if names is not None:
-        chosen = names
+    chosen = _with_heads_for(chosen, sources)
     if dry_run:
         _dry_run(
             chosen, sources, images, fold, split or [], all_data, _options(image_column, score_column, scale)
@@ -137,14 +135,14 @@ def _options(
     return options
 
 
-def _score_heads(preset: Any, sources: list[Path]) -> Any:
+def _with_heads_for(preset: Any, sources: list[Path]) -> Any:
     """A preset for several data sets, given fewer, keeps only the heads that have data."""
     from dataclasses import replace
 
     heads = getattr(preset.model, "score_heads", ("",))
     if len(heads) > 1 and len(sources) == 1:
         return replace(preset, model=replace(preset.model, score_heads=("",), score_weights=None))
-    return None
+    return preset
 
 
 def _refuse_used(out: Path, resume: bool) -> None:

@@ -18,6 +18,7 @@ from aescli.data.datasets import read_dataset
 from aescli.data.faces import FaceDetector
 from aescli.data.images import find_images, load_image
 from aescli.errors import AesError
+from aescli.evaluation.bootstrap import percentile_interval
 from aescli.models.checkpoint import (
     CHECKPOINT,
     CONFIG,
@@ -119,7 +120,7 @@ def _with_interval(predicted: np.ndarray, truth: np.ndarray) -> list[float]:
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(2000)]
     samples = [spearmanr(predicted[d], truth[d])[0] for d in draws]
-    low, high = np.quantile(samples, (0.025, 0.975))
+    low, high = percentile_interval(np.array(samples))
     return [round(float(v), 4) for v in (spearmanr(predicted, truth)[0], low, high)]
 
 

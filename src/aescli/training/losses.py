@@ -20,6 +20,11 @@ def soft_classes(scores: Tensor, cuts: Tensor, sigma: float) -> Tensor:
     return torch.diff(torch.cat([0 * edge, below, edge], 1), dim=1)
 
 
+def certainty(noise: Tensor, scale: float) -> Tensor:
+    """Weight of a mean rating of variance `noise`: s²/(s² + noise) with s = `scale` > 0, all ones for scale 0."""
+    return scale**2 / (scale**2 + noise) if scale else torch.ones_like(noise)
+
+
 def correlation_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """1 − weighted Pearson's r of a batch, (B,) each → scalar; 0 for fewer than three samples."""
     if len(prediction) < 3:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from aescli.models.momamba import pool_levels
-from aescli.training.losses import soft_classes
+from aescli.training.losses import certainty, soft_classes
 
 _VIEWS = (None, 0)  # the clean pictures and one augmented version of each
 
@@ -99,7 +99,7 @@ def fit_skips(
     x = np.concatenate([pooled_features(model, source, count, view, cache)[train] for view in _VIEWS])
     score = targets.score.cpu().numpy()[train].astype(np.float64)
     head = targets.head.cpu().numpy()[train]
-    weight = np.ones(len(train)) if not noise else noise**2 / (noise**2 + targets.noise.cpu().numpy()[train])
+    weight = certainty(targets.noise.cpu(), noise).numpy()[train]
     repeat = len(_VIEWS)
     picture = np.tile(np.arange(len(train)), repeat)
     score, head, weight = np.tile(score, repeat), np.tile(head, repeat), np.tile(weight, repeat)

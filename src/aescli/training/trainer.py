@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aescli.errors import AesError
 from aescli.training.config import TrainConfig
 from aescli.training.distributed import Group
-from aescli.training.losses import MoMambaLoss
+from aescli.training.losses import MoMambaLoss, certainty
 
 STATE, LOG = "state.pt", "log.jsonl"
 
@@ -187,8 +187,7 @@ class Trainer:
     def _step(self, batch: list[Tensor], rows: Tensor) -> dict[str, Tensor]:
         targets = self.targets
         score, head = targets.score[rows], targets.head[rows]
-        noise = self.config.loss.rater_noise
-        weight = torch.ones_like(score) if not noise else noise**2 / (noise**2 + targets.noise[rows])
+        weight = certainty(targets.noise[rows], self.config.loss.rater_noise)
         with self._autocast():
             output = self.model.decode(
                 self.model.encoder.upper(self.source.states(self.model.encoder, batch))
