@@ -8,10 +8,10 @@ import contextlib
 import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from aescli.errors import UsageError
 from aescli.models.checkpoint import BUILDERS, Preprocessing
@@ -22,11 +22,13 @@ from aescli.training.config import TrainConfig
 class DataConfig:
     """faces: find and align faces. alternatives: also train on a data set's whole photos where it has them.
 
-    class_cuts: scores at which the classes change, on the model's score range.
+    class_cuts: scores at which the classes change, on the model's score range. repeat: how often an epoch shows
+    the training images of a data set, by its name (others once).
     """
 
     alternatives: bool = False
     class_cuts: tuple[float, ...] = (1.5, 2.5, 3.5, 4.5)
+    repeat: dict[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import sys
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # Parameters of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD = 32 << 20  # the largest that glibc accepts on 64-bit systems
 _TRIM_THRESHOLD = 512 << 20
 _TOP_PAD = 16 << 20
@@ -36,7 +36,7 @@ def available_cpus() -> int:
     return max(1, count)
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(*, one_arena: bool = False) -> bool:
     """Let the C allocator reuse freed blocks of up to 32 MB instead of giving them back to the system. True
     if set.
 
@@ -44,6 +44,9 @@ def keep_freed_memory() -> bool:
     and every page is then faulted in and zeroed again: up to half of the time of a convolutional network.
     Larger blocks (a whole decoded picture) are still returned, so that one giant image does not stay in
     memory for the whole run.
+
+    one_arena: all threads share one heap. The heaps that glibc gives to other threads are small and ignore these
+    settings, and a training step's backward pass runs in such a thread.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -57,6 +60,7 @@ def keep_freed_memory() -> bool:
             (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD),
             (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD),
             (_M_TOP_PAD, _TOP_PAD),
+            *([(_M_ARENA_MAX, 1)] if one_arena else []),
         )
     )
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from aescli.errors import AesError
 from aescli.models.encoders import EncoderConfig, MobileNetV1Encoder, build_encoder, encoder_statistics
-from aescli.models.mobilenet import MobileNetV1
+from aescli.models.mobilenet import MobileNetV1, SeparableBlock
 
 
 def test_mobilenet_has_the_published_size():
@@ -102,3 +102,21 @@ def test_swin_maps_have_channels_first():
 def test_unknown_names_suggest_others():
     with pytest.raises(AesError, match="no encoder named 'vit_bse'"):
         build_encoder(EncoderConfig(name="vit_bse"))
+
+
+def test_training_and_scoring_compute_the_same_stride():
+    torch.manual_seed(0)
+    block = SeparableBlock(6, 8, 2).eval()
+    x = torch.randn(2, 6, 10, 12, requires_grad=True)
+    trained = block(x)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), trained)
+    gradient = torch.autograd.grad(trained.square().sum(), (x, block.dw.weight))
+    padded = torch.nn.functional.pad(x, (0, 1, 0, 1))
+    y = torch.nn.functional.relu6(
+        block.b1(torch.nn.functional.conv2d(padded, block.dw.weight, stride=2, groups=6))
+    )
+    y = torch.nn.functional.relu6(block.b2(block.pw(y)))
+    expected = torch.autograd.grad(y.square().sum(), (x, block.dw.weight))
+    for a, b in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(a, b)

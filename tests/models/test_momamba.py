@@ -89,3 +89,14 @@ def test_the_papers_model_has_its_parts():
     assert model.encoder.levels == (3, 6, 9, 12)
     assert sum(p.numel() for p in model.encoder.parameters()) == 85_798_656
     assert model.same.experts_down.weight.shape == (432, 768, 3, 3)
+
+
+def test_flip_average_is_the_mean_over_both_sides():
+    x = torch.randn(3, 3, 64, 64)
+    plain, averaged = _model(), _model(flip_average=True)
+    one, other, both = plain(x), plain(x.flip(-1)), averaged(x)
+    torch.testing.assert_close(both.score, (one.score + other.score) / 2)
+    torch.testing.assert_close(both.logits, (one.logits + other.logits) / 2)
+    torch.testing.assert_close(averaged(x.flip(-1)).score, both.score)
+    assert both.features.shape == one.features.shape
+    assert averaged.train()(x).score.shape == (3,)

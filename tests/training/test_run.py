@@ -15,7 +15,7 @@ from aescli.errors import AesError, UsageError
 from aescli.models.checkpoint import load_checkpoint
 from aescli.presets import load_preset
 from aescli.training.distributed import Group
-from aescli.training.run import read_training_data, split_data, train_model
+from aescli.training.run import read_training_data, repeated, split_data, train_model
 from aescli.training.trainer import STATE, Trainer
 
 SMALL = [
@@ -276,3 +276,47 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def test_repeated_images_are_of_the_named_data_set_only(folder):
+    preset = _preset("data.repeat={scut-fbp5500: 3}")
+    data = read_training_data(preset, [folder])
+    np.testing.assert_array_equal(repeated(np.array([4, 7]), data, preset), [4, 4, 4, 7, 7, 7])
+    with pytest.raises(UsageError, match="no data set named mebeauty"):
+        repeated(np.array([4]), data, _preset("data.repeat={mebeauty: 2}"))
+
+
+def test_mixup_blends_within_a_score_head(folder, tmp_path):
+    captured = []
+    original = Trainer._mix
+
+    def spy(self, states, score, weight, head):
+        result = original(self, states, score, weight, head)
+        captured.append((states, score, head, result))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_mix", spy)
+        _run(folder, tmp_path / "run", "train.mixup=0.5", "train.epochs=1")
+    states, score, head, (mixed, target, _) = captured[0]
+    head = head * 0 + torch.arange(len(head)) % 2  # two heads, on the same captured batch
+    trainer = type("T", (), {"config": _preset("train.mixup=0.5").train})()
+    torch.manual_seed(3)
+    offset = score + 100 * head
+    mixed, target, _ = original(trainer, states, offset, score * 0 + 1, head)
+    for k in range(len(score)):
+        partner = [
+            j
+            for j in range(len(score))
+            if head[j] == head[k] and _on_segment(offset, target, states, mixed, k, j)
+        ]
+        assert partner, "the blend is not of this sample and one of its head, in the same proportion"
+
+
+def _on_segment(score, target, states, mixed, k, j) -> bool:
+    if j == k:
+        return bool(torch.allclose(mixed[0][k], states[0][k]) and torch.isclose(target[k], score[k]))
+    share = (target[k] - score[j]) / (score[k] - score[j])
+    return bool(0.5 - 1e-4 <= share <= 1 + 1e-4) and torch.allclose(
+        mixed[0][k], states[0][j].lerp(states[0][k], share), atol=1e-4
+    )

@@ -24,19 +24,23 @@ def train(
         list[Path] | None,
         _option(
             "--data",
+            metavar="PATH",
             help="Label file or folder of a data set; once for each set of a joint training (no default).",
         ),
     ] = None,
     images: Annotated[
-        Path | None, _option("--images", help="Folder of the images (default: beside the labels).")
+        Path | None,
+        _option("--images", metavar="DIR", help="Folder of the images (default: beside the labels)."),
     ] = None,
     out: Annotated[
-        Path | None, _option("--out", help="Folder of the run, which --model then takes (no default).")
+        Path | None,
+        _option("--out", metavar="DIR", help="Folder of the run, which --model then takes (no default)."),
     ] = None,
     fold: Annotated[
         int | None,
         _option(
             "--fold",
+            metavar="K",
             min=1,
             help="Leave this fold out as the test set: the official one, else of a seeded five-fold partition "
             "(default: a seeded 8:2 split).",
@@ -44,7 +48,7 @@ def train(
     ] = None,
     split: Annotated[
         list[Path] | None,
-        _option("--split", help="Split file of an earlier run to use again (default: none)."),
+        _option("--split", metavar="FILE", help="Split file of an earlier run to use again (default: none)."),
     ] = None,
     all_data: Annotated[
         bool, _option("--all-data", help="Train on everything, keep no test set (default: off).")
@@ -52,7 +56,9 @@ def train(
     initial: Annotated[
         Path | None,
         _option(
-            "--init", help="Safetensors file that initialises the encoder (default: as the preset says)."
+            "--init",
+            metavar="FILE",
+            help="Safetensors file that initialises the encoder (default: as the preset says).",
         ),
     ] = None,
     changes: Annotated[
@@ -65,6 +71,7 @@ def train(
         Path | None,
         _option(
             "--features",
+            metavar="DIR",
             help="Folder that keeps the frozen part's features for other runs (default: inside --out, removed).",
         ),
     ] = None,
@@ -77,14 +84,16 @@ def train(
     ] = False,
     device: DeviceOption = "auto",
     image_column: Annotated[
-        str | None, _option("--image-column", help="Image column of a CSV (default: guessed).")
+        str | None,
+        _option("--image-column", metavar="NAME", help="Image column of a CSV (default: guessed)."),
     ] = None,
     score_column: Annotated[
-        str | None, _option("--score-column", help="Score column of a CSV (default: guessed).")
+        str | None,
+        _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
     ] = None,
     scale: Annotated[
         tuple[float, float] | None,
-        _option("--scale", help="Lowest and highest score of a CSV (default: guessed)."),
+        _option("--scale", metavar="LOW HIGH", help="Lowest and highest score of a CSV (default: guessed)."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -101,7 +110,7 @@ def train(
     from aescli.presets import load_preset
     from aescli.runtime import keep_freed_memory
 
-    keep_freed_memory()
+    keep_freed_memory(one_arena=True)
     edits = list(changes or [])
     if initial is not None:
         edits.append(f"model.encoder.weights={initial}")

@@ -212,6 +212,10 @@ def evaluate(
             near = _named("near-duplicates of training images", [names[i] for i in found.near], 5)
             notes.append(f"{near}: counted as training data")
     clean, dirty = np.flatnonzero(~trained), np.flatnonzero(trained)
+    if not len(clean):
+        notes.append(
+            "the model was trained on every one of these images: the figures say nothing about unseen ones"
+        )
 
     def subset(name: str, keep: np.ndarray) -> Subset:
         return Subset(name, [names[i] for i in keep], measure(data.subset(keep), resamples, seed))

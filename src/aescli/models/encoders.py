@@ -42,6 +42,10 @@ class EncoderConfig:
     fold_norms: bool = False
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class MobileNetV1Encoder(nn.Module):
     """Features after the chosen blocks of MobileNetV1; `cut` blocks (and the stem) form the lower half."""
 
@@ -73,7 +77,11 @@ class MobileNetV1Encoder(nn.Module):
         for number in range(start + 1, stop + 1):
             x = self.net.blocks[number - 1](x)
             if number in self.levels:
-                taps.append(x)
+                tap = x.view_as(x)
+                if tap.requires_grad:
+                    # The decoder's gradient comes in another memory layout, which every block below would inherit.
+                    tap.register_hook(_channels_last)
+                taps.append(tap)
         return x, taps
 
     def lower(self, images: Tensor) -> list[Tensor]:

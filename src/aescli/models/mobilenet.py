@@ -35,8 +35,15 @@ class SeparableBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 2:
             x = _same_pad(x)
-        x = F.relu6(self.b1(self.dw(x)), inplace=True)
+        x = F.relu6(self.b1(self._depth_wise(x)), inplace=True)
         return F.relu6(self.b2(self.pw(x)), inplace=True)
+
+    def _depth_wise(self, x: Tensor) -> Tensor:
+        if self.stride == 1 or x.device.type != "cpu" or not (torch.is_grad_enabled() and x.requires_grad):
+            return self.dw(x)
+        # oneDNN's backward of a depth-wise convolution is three times as fast without a stride, four outputs for one.
+        dense = F.conv2d(x, self.dw.weight, self.dw.bias, groups=self.dw.groups)
+        return dense[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
 
 
 class MobileNetV1(nn.Module):

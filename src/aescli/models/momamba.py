@@ -36,6 +36,7 @@ class MoMambaConfig:
     head_skip: the heads also see the encoder's pooled levels through a linear map, which training can fit in closed
         form before it starts (`train.probe`); the decoder then learns what a linear model of them misses. Off is
         the paper's model.
+    flip_average: outside training, answer with the mean over a picture and its mirror image, at twice the cost.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -51,6 +52,7 @@ class MoMambaConfig:
     score_weights: tuple[float, ...] | None = None
     head_dropout: float = 0.0
     head_skip: bool = False
+    flip_average: bool = False
 
 
 class MoMambaOutput(NamedTuple):
@@ -67,6 +69,17 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
+
+    def halves_averaged(self) -> "MoMambaOutput":
+        """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""
+
+        def mean(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.unflatten(0, (2, -1)).mean(0)
+
+        routing = {task: mean(values) for task, values in self.routing.items()}
+        return MoMambaOutput(
+            *map(mean, (self.score, self.logits, self.head_scores)), routing, mean(self.features)
+        )
 
 
 def pool_levels(levels: list[Tensor]) -> Tensor:
@@ -162,7 +175,9 @@ class MoMamba(nn.Module):
                 nn.init.zeros_(skip.bias)
 
     def forward(self, images: Tensor) -> MoMambaOutput:
-        return self.decode(self.encoder(images))
+        if not self.config.flip_average or self.training:
+            return self.decode(self.encoder(images))
+        return self.decode(self.encoder(torch.cat([images, images.flip(-1)]))).halves_averaged()
 
     def decode(self, levels: list[Tensor]) -> MoMambaOutput:
         """Everything after the encoder, from its feature maps."""

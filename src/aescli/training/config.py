@@ -75,6 +75,9 @@ class TrainConfig:
     freeze_norms: encoder BatchNorms keep their pretrained statistics.
     probe: fit the heads' linear skips (`model.head_skip`) by ridge regression before the first epoch, its strength
         chosen by cross-validation within the training part. skip_lr: factor on lr for the skips.
+    mixup: α of Beta(α, α), by which features behind the frozen part (or pictures) of two samples of the same score
+        head are blended, and their scores with them (Zhang et al. 2018); 0 = off. Needs `loss.label_sigma` where
+        classes are learnt.
     ema: decay per step of the averaged weights that are validated and saved; 0 = off.
     validation: share of the training data that decides the best epoch. selection: what decides — the mean over
         score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
@@ -95,6 +98,7 @@ class TrainConfig:
     freeze_norms: bool = False
     probe: bool = False
     skip_lr: float = 0.01
+    mixup: Annotated[float, Field(ge=0)] = 0.0
     validation: Share = 0.1
     selection: Literal["best", "last"] = "best"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -123,11 +123,9 @@ class CachedFeatures:
         if epoch is None:
             views = np.full(len(indices), CLEAN)
         else:
-            # Every picture goes through its views in a shuffled order of its own.
-            kinds = self.views + 1  # the clean one too
-            rng = np.random.default_rng((self.pictures.seed, 7))
-            shift = rng.integers(0, kinds, len(self.pictures.samples))
-            views = (shift[indices] + epoch) % kinds - 1
+            # Drawn for every position: an epoch may hold a picture several times. CLEAN is one of them.
+            rng = np.random.default_rng((self.pictures.seed, 7, epoch))
+            views = rng.integers(CLEAN, self.views, len(indices))
         for start in range(0, len(indices), batch_size):
             part = slice(start, start + batch_size)
             rows = list(zip(views[part], indices[part], strict=True))

@@ -27,7 +27,7 @@ from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.probe import fit_skips
 from aescli.training.samples import Pictures, training_samples
-from aescli.training.trainer import STATE, Outputs, Targets, Trainer
+from aescli.training.trainer import STATE, Outputs, Targets, Trainer, collect
 
 FOLDS = 5
 
@@ -215,7 +215,7 @@ def train_model(
         model,
         source,
         targets,
-        parts.train,
+        repeated(parts.train, data, preset),
         parts.validation,
         preset.train,
         preset.data.class_cuts,
@@ -229,8 +229,12 @@ def train_model(
         group.wait()
         return {}
     metrics: dict[str, Any] = {"history": trainer.history}
+    pictures = LivePictures(data.pictures, preset.train.augment, device)
     for name, positions in parts.test.items():
-        outputs = trainer.predict(positions)
+        # The whole model on pixels, as in scoring, not the training's cached features.
+        with torch.inference_mode():
+            model.eval()
+            outputs = collect(model(batch[0]) for batch in pictures.batches(positions, 64, None))
         metrics[name] = test_metrics(outputs, [samples[i] for i in positions], preset)
         _save_predictions(out / f"test_{name}.json", outputs, [samples[i] for i in positions])
     seen = np.concatenate([parts.train, parts.validation])
@@ -245,6 +249,20 @@ def train_model(
     (out / STATE).unlink(missing_ok=True)
     group.wait()
     return metrics
+
+
+def repeated(train: np.ndarray, data: TrainingData, preset: Preset) -> np.ndarray:
+    """Training positions as often as `data.repeat` says.
+
+    Raises UsageError when that names a data set that the run does not have.
+    """
+    unknown = set(preset.data.repeat) - {dataset.name for dataset in data.datasets}
+    if unknown:
+        raise UsageError(f"data.repeat: no data set named {', '.join(sorted(unknown))} in this run")
+    times = np.ones(len(data.content), int)
+    for number, dataset in enumerate(data.datasets):
+        times[data.of(number)] = preset.data.repeat.get(dataset.name, 1)
+    return np.repeat(train, times[train])
 
 
 def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.device) -> None:

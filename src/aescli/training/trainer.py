@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models.momamba import MoMambaOutput
 from aescli.training.config import TrainConfig
 from aescli.training.distributed import Group
 from aescli.training.losses import MoMambaLoss, certainty
@@ -51,6 +52,25 @@ class Outputs:
     head_scores: np.ndarray | None
     probabilities: np.ndarray | None
     routing: dict[str, np.ndarray]
+
+
+def collect(outputs: Iterable[MoMambaOutput]) -> Outputs:
+    """The answers to consecutive batches as one."""
+    scores, heads, probabilities, routing = [], [], [], {}
+    for output in outputs:
+        if output.head_scores is not None:
+            scores.append(output.score.double().cpu().numpy())
+            heads.append(output.head_scores.double().cpu().numpy())
+        if output.logits is not None:
+            probabilities.append(output.logits.double().softmax(-1).cpu().numpy())
+        for task, values in output.routing.items():
+            routing.setdefault(task, []).append(values.double().cpu().numpy())
+    return Outputs(
+        np.concatenate(scores) if scores else None,
+        np.concatenate(heads) if heads else None,
+        np.concatenate(probabilities) if probabilities else None,
+        {task: np.concatenate(values) for task, values in routing.items()},
+    )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -188,10 +208,11 @@ class Trainer:
         targets = self.targets
         score, head = targets.score[rows], targets.head[rows]
         weight = certainty(targets.noise[rows], self.config.loss.rater_noise)
+        batch = self.source.states(self.model.encoder, batch)
+        if self.config.mixup:
+            batch, score, weight = self._mix(batch, score, weight, head)
         with self._autocast():
-            output = self.model.decode(
-                self.model.encoder.upper(self.source.states(self.model.encoder, batch))
-            )
+            output = self.model.decode(self.model.encoder.upper(batch))
         terms = self.loss(output, score, weight, head)
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
@@ -212,6 +233,23 @@ class Trainer:
                     else:
                         self.average[key].copy_(value)
         return {key: value.detach() for key, value in terms.items()}
+
+    def _mix(
+        self, states: list[Tensor], score: Tensor, weight: Tensor, head: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Every sample blended with another one of its score head; the larger share is its own."""
+        alpha = self.config.mixup
+        share = torch.distributions.Beta(alpha, alpha).sample((len(score),)).to(score)
+        share = torch.maximum(share, 1 - share)
+        partner = torch.arange(len(score), device=score.device)
+        for h in head.unique():
+            own = (head == h).nonzero().squeeze(1)
+            partner[own] = own[torch.randperm(len(own)).to(own.device)]
+
+        def blend(x: Tensor) -> Tensor:
+            return x.lerp(x[partner], (1 - share).view(-1, *[1] * (x.dim() - 1)).to(x))
+
+        return [blend(state) for state in states], blend(score), blend(weight)
 
     def _set_rate(self, step: int) -> None:
         self.step = step
@@ -234,23 +272,10 @@ class Trainer:
     def predict(self, indices: Sequence[int], batch_size: int = 64) -> Outputs:
         """The model's answers to clean pictures, in the order of `indices`."""
         self.model.eval()
-        scores, heads, probabilities, routing = [], [], [], {}
-        for batch in self.source.batches(np.asarray(indices), batch_size, None):
-            output = self.model.decode(
-                self.model.encoder.upper(self.source.states(self.model.encoder, batch))
-            )
-            if output.head_scores is not None:
-                scores.append(output.score.double().cpu().numpy())
-                heads.append(output.head_scores.double().cpu().numpy())
-            if output.logits is not None:
-                probabilities.append(output.logits.double().softmax(-1).cpu().numpy())
-            for task, values in output.routing.items():
-                routing.setdefault(task, []).append(values.double().cpu().numpy())
-        return Outputs(
-            np.concatenate(scores) if scores else None,
-            np.concatenate(heads) if heads else None,
-            np.concatenate(probabilities) if probabilities else None,
-            {task: np.concatenate(values) for task, values in routing.items()},
+        encoder = self.model.encoder
+        return collect(
+            self.model.decode(encoder.upper(self.source.states(encoder, batch)))
+            for batch in self.source.batches(np.asarray(indices), batch_size, None)
         )
 
     def _validate(self) -> dict[str, float]:
