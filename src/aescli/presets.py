@@ -125,7 +125,8 @@ def _refuse_unknown(
             raise UsageError(f"{where}: unknown key {prefix}{key}; {hint}")
         inner = _dataclass_of(hints[key])
         if inner is not None and key not in skip and value is not None:
-            _refuse_unknown(value, inner, where, f"{prefix}{key}.")
+            for item in value if isinstance(value, list) else [value]:
+                _refuse_unknown(item, inner, where, f"{prefix}{key}.")
 
 
 def _dataclass_of(hint: Any) -> type | None:

@@ -57,3 +57,15 @@ def test_sub_blocks_matter():
     one, four = _dem(sub_blocks=1), _dem(sub_blocks=4)
     four.load_state_dict(one.state_dict())
     assert not torch.allclose(one(x), four(x))
+
+
+def test_normalised_states_are_bounded_whatever_the_input():
+    for scale in (1.0, 1e4):
+        captured = []
+        dem = _dem(normalise=True)
+        dem.fuse.register_forward_pre_hook(lambda _, inputs, kept=captured: kept.append(inputs[0]))
+        dem(scale * torch.randn(2, 4, 7, 7))
+        states = captured[0][:, 8:]
+        assert states.square().mean().sqrt() < 1.01
+    plain = DetailEnhancement(4, DEMConfig(d_state=4))
+    assert not any("norm_" in name for name in plain.state_dict())  # the paper's has nothing to load

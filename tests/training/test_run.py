@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -286,37 +287,27 @@ def test_repeated_images_are_of_the_named_data_set_only(folder):
         repeated(np.array([4]), data, _preset("data.repeat={mebeauty: 2}"))
 
 
-def test_mixup_blends_within_a_score_head(folder, tmp_path):
-    captured = []
-    original = Trainer._mix
-
-    def spy(self, states, score, weight, head):
-        result = original(self, states, score, weight, head)
-        captured.append((states, score, head, result))
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_mix", spy)
-        _run(folder, tmp_path / "run", "train.mixup=0.5", "train.epochs=1")
-    states, score, head, (mixed, target, _) = captured[0]
-    head = head * 0 + torch.arange(len(head)) % 2  # two heads, on the same captured batch
-    trainer = type("T", (), {"config": _preset("train.mixup=0.5").train})()
+def test_mixup_blends_within_a_score_head():
+    trainer = SimpleNamespace(config=_preset("train.mixup=0.5").train)
+    head = torch.tensor([0, 1, 0, 1, 0, 0, 1])
     torch.manual_seed(3)
-    offset = score + 100 * head
-    mixed, target, _ = original(trainer, states, offset, score * 0 + 1, head)
-    for k in range(len(score)):
-        partner = [
-            j
-            for j in range(len(score))
-            if head[j] == head[k] and _on_segment(offset, target, states, mixed, k, j)
-        ]
-        assert partner, "the blend is not of this sample and one of its head, in the same proportion"
+    blend = Trainer._blender(trainer, head)
+    shares = blend(torch.eye(7))  # row k: how much of each sample is in the k-th blend
+    torch.testing.assert_close(shares.sum(1), torch.ones(7))
+    assert (shares.diagonal() >= 0.5).all()
+    assert (shares.diagonal() < 1).any()
+    assert not shares[head[:, None] != head[None]].any()
+    maps = torch.randn(7, 3, 2, 2)
+    torch.testing.assert_close(blend(maps), torch.einsum("kj,jchw->kchw", shares, maps))
 
 
-def _on_segment(score, target, states, mixed, k, j) -> bool:
-    if j == k:
-        return bool(torch.allclose(mixed[0][k], states[0][k]) and torch.isclose(target[k], score[k]))
-    share = (target[k] - score[j]) / (score[k] - score[j])
-    return bool(0.5 - 1e-4 <= share <= 1 + 1e-4) and torch.allclose(
-        mixed[0][k], states[0][j].lerp(states[0][k], share), atol=1e-4
-    )
+def test_mixup_and_a_teacher_learn_too(folder, tmp_path):
+    lines = []
+    changes = ["train.mixup=0.4", "train.loss.teacher=1", "train.epochs=25", "train.lr=5e-3"]
+    preset = _preset(*changes)
+    data = read_training_data(preset, [folder])
+    parts = split_data(data, preset, 1)
+    metrics = train_model(preset, data, parts, tmp_path, features=tmp_path / "features", log=lines.append)
+    assert any("leave-one-out" in line for line in lines)
+    assert metrics["scut-fbp5500"]["score"]["SRCC"] > 0.6
+    assert metrics["history"][-1]["teacher"] < metrics["history"][0]["teacher"]

@@ -15,7 +15,12 @@ from aescli.ops.dct import split_frequencies
 
 @dataclass(frozen=True)
 class DEMConfig:
-    """alpha: share of DCT coefficients called high; sub_blocks: consecutive pieces that Bi-Mamba scans apart."""
+    """alpha: share of DCT coefficients called high; sub_blocks: consecutive pieces that Bi-Mamba scans apart.
+
+    normalise: LayerNorm before and after Bi-Mamba. Off is the paper's formula, in which nothing bounds that branch: a
+    scan is cubic in its input, and in training it was seen to grow to 10⁴ times the frequencies that it is joined
+    with.
+    """
 
     alpha: float = 0.05
     sub_blocks: int = 4
@@ -23,6 +28,7 @@ class DEMConfig:
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
+    normalise: bool = False
 
 
 class ConvBNReLU(nn.Sequential):
@@ -54,6 +60,8 @@ class DetailEnhancement(nn.Module):
             d_conv=self.config.d_conv,
             expand=self.config.expand,
         )
+        norm = nn.LayerNorm if self.config.normalise else nn.Identity
+        self.norm_in, self.norm_out = norm(2 * channels), norm(2 * channels)
         self.fuse = nn.Sequential(ConvBNReLU(4 * channels, channels), ConvBNReLU(channels, channels))
 
     def frequencies(self, x: Tensor) -> Tensor:
@@ -67,5 +75,5 @@ class DetailEnhancement(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         sequence = self.expand(x).flatten(2).transpose(1, 2)  # (B, L, 2C)
-        states = self.mamba(sequence).transpose(1, 2).reshape(b, 2 * c, h, w)
+        states = self.norm_out(self.mamba(self.norm_in(sequence))).transpose(1, 2).reshape(b, 2 * c, h, w)
         return self.fuse(torch.cat([self.frequencies(x), states], 1))

@@ -18,7 +18,7 @@ from aescli.data.datasets import read_dataset
 from aescli.data.faces import FaceDetector
 from aescli.data.images import find_images, load_image
 from aescli.errors import AesError
-from aescli.evaluation.bootstrap import percentile_interval
+from aescli.evaluation.bootstrap import Predictions, bootstrap
 from aescli.models.checkpoint import (
     CHECKPOINT,
     CONFIG,
@@ -117,10 +117,7 @@ def _with_interval(predicted: np.ndarray, truth: np.ndarray) -> list[float]:
     """[SRCC, low, high]: 95 % bootstrap over the images."""
     from scipy.stats import spearmanr
 
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(0, len(truth), len(truth)) for _ in range(2000)]
-    samples = [spearmanr(predicted[d], truth[d])[0] for d in draws]
-    low, high = percentile_interval(np.array(samples))
+    low, high = bootstrap(Predictions(predicted, truth)).interval("SRCC")
     return [round(float(v), 4) for v in (spearmanr(predicted, truth)[0], low, high)]
 
 

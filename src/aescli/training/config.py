@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from aescli.models.encoders import EncoderConfig
+
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -51,6 +53,7 @@ class LossConfig:
         inverse frequency in the training split. rater_noise: weigh a score by its certainty,
         s²/(s² + σ²/n), with s = `rater_noise` (score units), σ and n its ratings' deviation and count; 0 = off.
     load_balance: weight of CV² of the experts' mean routing.
+    teacher: weight of the squared difference from the teacher's opinions, mean over the score heads; 0 = no teacher.
     """
 
     classification: float = 1.0
@@ -61,6 +64,20 @@ class LossConfig:
     balanced: bool = False
     rater_noise: float = 0.0
     load_balance: float = 0.0
+    teacher: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Kernel ridge regression on frozen features that advises the training (`aescli.training.teacher`).
+
+    encoders: frozen encoders, with weights, beside the model's own as it starts. shares: how much each one's kernel
+    counts beside the own one's 1 (None = 1 each). gamma: of the radial basis function, features standardised.
+    """
+
+    encoders: tuple[EncoderConfig, ...] = ()
+    shares: tuple[float, ...] | None = None
+    gamma: Annotated[float, Field(gt=0)] = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,3 +122,4 @@ class TrainConfig:
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)

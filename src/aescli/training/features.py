@@ -38,7 +38,7 @@ def to_input(crops: Sequence[np.ndarray], preprocessing: Preprocessing, device: 
 class LivePictures:
     """Batches straight from pixels: augmented anew in every epoch."""
 
-    def __init__(self, pictures: Pictures, config: AugmentConfig, device: torch.device) -> None:
+    def __init__(self, pictures: Pictures, config: AugmentConfig | None, device: torch.device) -> None:
         self.pictures, self.config, self.device = pictures, config, device
 
     def batches(self, indices: Sequence[int], batch_size: int, epoch: int | None) -> Iterator[list[Tensor]]:
@@ -61,7 +61,7 @@ class CachedFeatures:
         device: torch.device, progress=lambda iterable, **_: iterable,
     ) -> None:  # fmt: skip
         self.views, self.device, self.pictures = views, device, pictures
-        key = _fingerprint(pictures, encoder, config)
+        key = features_key(pictures, encoder, config)
         self.folder = folder / key
         self.folder.mkdir(parents=True, exist_ok=True)
         fused = fold_norms(encoder)
@@ -140,8 +140,8 @@ class CachedFeatures:
         return [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in batch]
 
 
-def _fingerprint(pictures: Pictures, encoder: nn.Module, config: AugmentConfig) -> str:
-    """What the features depend on: the frozen weights, the cut, the pictures, their preparation and seed."""
+def features_key(pictures: Pictures, encoder: nn.Module, config: AugmentConfig | None) -> str:
+    """A hash of what the features depend on: the frozen weights, the cut, the pictures, their preparation and seed."""
     sha = hashlib.sha256()
     sha.update(repr((encoder.cut, pictures.preprocessing, config, pictures.seed)).encode())
     for name, tensor in sorted(encoder.state_dict().items()):

@@ -60,9 +60,17 @@ class MoMambaLoss(nn.Module):
             self.log_variance = nn.Parameter(torch.zeros(2))
 
     def forward(
-        self, output: MoMambaOutput, score: Tensor, weight: Tensor, head: Tensor
+        self,
+        output: MoMambaOutput,
+        score: Tensor,
+        weight: Tensor,
+        head: Tensor,
+        teacher: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """score (B,) on the model's scale, weight (B,), head (B,) index of the score head → named terms and `total`."""
+        """score (B,) on the model's scale, weight (B,), head (B,) index of the score head → named terms and `total`.
+
+        teacher: (B, heads) the teacher's opinions, NaN where it has none.
+        """
         config, terms = self.config, {}
         total = score.new_zeros(())
         if output.logits is not None:
@@ -74,6 +82,11 @@ class MoMambaLoss(nn.Module):
             term = (weight * (predicted - score).square()).mean()
             terms["regression"] = term
             total = total + self._weigh(term * config.regression, 1)
+            if teacher is not None:
+                known = teacher.isfinite()
+                difference = (_at_least_float32(output.head_scores) - teacher).masked_fill(~known, 0)
+                terms["teacher"] = difference.square().sum() / known.sum().clamp_min(1)
+                total = total + config.teacher * terms["teacher"]
             if config.correlation:
                 present = head.unique().tolist()
                 parts = [

@@ -6,7 +6,7 @@ Composes data sets, splits, features, trainer and checkpoint. Knows nothing abou
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.probe import fit_skips
 from aescli.training.samples import Pictures, training_samples
+from aescli.training.teacher import teach
 from aescli.training.trainer import STATE, Outputs, Targets, Trainer, collect
 
 FOLDS = 5
@@ -211,6 +212,20 @@ def train_model(
         cuts = preset.data.class_cuts
         chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
         log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
+    if preset.train.loss.teacher:
+        opinions = teach(
+            preset.train.teacher,
+            model.encoder,
+            data.pictures,
+            targets,
+            parts.train,
+            len(preset.model.score_heads),
+            preset.train.loss.rater_noise,
+            device,
+            features,
+            log,
+        )
+        targets = replace(targets, teacher=opinions)
     trainer = Trainer(
         model,
         source,
@@ -319,8 +334,6 @@ def model_config(preset: Preset) -> dict[str, Any]:
 
 def with_statistics(preset: Preset, model: torch.nn.Module) -> Preset:
     """The preset with the mean and deviation that the encoder's weights expect, and its image size."""
-    from dataclasses import replace
-
     mean, std = encoder_statistics(model.encoder)
     size = preset.model.encoder.image_size
     return replace(preset, preprocessing=replace(preset.preprocessing, mean=mean, std=std, size=size))

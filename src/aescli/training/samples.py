@@ -4,6 +4,7 @@ Several data sets become one list on the model's score scale; each keeps the ind
 sets and faces; knows nothing about models or optimisation.
 """
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -95,6 +96,12 @@ class Pictures:
             replace(s, alternatives=tuple(a for a in s.alternatives if self._faces[a] is not None))
             for s in self.samples
         ]
+
+    def prepared(self, preprocessing: Preprocessing) -> "Pictures":
+        """The same pictures and faces, prepared otherwise."""
+        other = copy.copy(self)
+        other.preprocessing = preprocessing
+        return other
 
     def _load(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = load_image(path, 2 * self.preprocessing.size).pixels

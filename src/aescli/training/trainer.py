@@ -37,11 +37,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Targets:
-    """score, noise (variance of the mean rating): (n,) float32; head: (n,) int64 index of the score head."""
+    """score, noise (variance of the mean rating): (n,) float32; head: (n,) int64 index of the score head.
+
+    teacher: (n, heads) float32, what a teacher would answer; None without one.
+    """
 
     score: Tensor
     noise: Tensor
     head: Tensor
+    teacher: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ class Trainer:
         self.group = group or Group()
         self.batch_size = max(1, config.batch_size // self.group.size)
         self.device = device
-        self.targets = Targets(*(t.to(device) for t in (targets.score, targets.noise, targets.head)))
+        everything = (targets.score, targets.noise, targets.head, targets.teacher)
+        self.targets = Targets(*(None if t is None else t.to(device) for t in everything))
         self.train_indices, self.validation_indices = np.asarray(train), np.asarray(validation)
         self.dtype = choose_dtype(config.dtype, device)
         classes = torch.bucketize(targets.score[self.train_indices] + 1e-6, torch.tensor(cuts), right=True)
@@ -136,7 +141,8 @@ class Trainer:
                 rate *= config.encoder_lr * config.layer_decay ** self._depth_below_last(name)
             elif name.startswith("skips."):
                 rate *= config.skip_lr
-            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            decayed = parameter.dim() > 1 and not getattr(parameter, "_no_weight_decay", False)
+            decay = config.weight_decay if decayed else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         if not groups:
             raise AesError("train.frozen_blocks: nothing is left to train")
@@ -208,12 +214,15 @@ class Trainer:
         targets = self.targets
         score, head = targets.score[rows], targets.head[rows]
         weight = certainty(targets.noise[rows], self.config.loss.rater_noise)
+        teacher = None if targets.teacher is None else targets.teacher[rows]
         batch = self.source.states(self.model.encoder, batch)
         if self.config.mixup:
-            batch, score, weight = self._mix(batch, score, weight, head)
+            blend = self._blender(head)
+            batch, score, weight = [blend(state) for state in batch], blend(score), blend(weight)
+            teacher = None if teacher is None else blend(teacher)
         with self._autocast():
             output = self.model.decode(self.model.encoder.upper(batch))
-        terms = self.loss(output, score, weight, head)
+        terms = self.loss(output, score, weight, head, teacher)
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
@@ -234,14 +243,12 @@ class Trainer:
                         self.average[key].copy_(value)
         return {key: value.detach() for key, value in terms.items()}
 
-    def _mix(
-        self, states: list[Tensor], score: Tensor, weight: Tensor, head: Tensor
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Every sample blended with another one of its score head; the larger share is its own."""
+    def _blender(self, head: Tensor) -> Callable[[Tensor], Tensor]:
+        """Blends every sample with another one of its score head; the larger share is its own."""
         alpha = self.config.mixup
-        share = torch.distributions.Beta(alpha, alpha).sample((len(score),)).to(score)
+        share = torch.distributions.Beta(alpha, alpha).sample((len(head),)).to(head.device)
         share = torch.maximum(share, 1 - share)
-        partner = torch.arange(len(score), device=score.device)
+        partner = torch.arange(len(head), device=head.device)
         for h in head.unique():
             own = (head == h).nonzero().squeeze(1)
             partner[own] = own[torch.randperm(len(own)).to(own.device)]
@@ -249,7 +256,7 @@ class Trainer:
         def blend(x: Tensor) -> Tensor:
             return x.lerp(x[partner], (1 - share).view(-1, *[1] * (x.dim() - 1)).to(x))
 
-        return [blend(state) for state in states], blend(score), blend(weight)
+        return blend
 
     def _set_rate(self, step: int) -> None:
         self.step = step

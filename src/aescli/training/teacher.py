@@ -1,0 +1,127 @@
+"""A teacher in closed form: kernel ridge regression on frozen encoders' pooled features, one per score head.
+
+It gives every training picture a second opinion for every head: of a picture that it was fitted on, what it says when
+that one is left out; of another data set's, what it predicts. A network that learns both the ratings and these
+opinions sees less of the ratings' noise, and each head sees all pictures. Knows features and targets; knows nothing
+about the network's decoder or the optimisation.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from aescli.models.encoders import EncoderConfig, build_encoder, encoder_statistics
+from aescli.models.momamba import pool_levels
+from aescli.training.config import TeacherConfig
+from aescli.training.features import LivePictures, features_key
+from aescli.training.losses import certainty
+
+STRENGTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
+"""Ridge strengths tried, as shares of the kernel's mean diagonal."""
+
+
+def rbf_kernel(x: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(−γ/2 · mean squared distance of the standardised features): (n, d) → (n, n) float64."""
+    z = x - x.mean(0, dtype=np.float64)
+    deviation = z.std(0)
+    # As in the probe: an all but dead channel must not count as much as the others.
+    z /= np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
+    square = np.einsum("ij,ij->i", z, z)
+    distance = square[:, None] + square[None] - 2 * (z @ z.T)
+    return np.exp(-0.5 * gamma * np.maximum(distance, 0) / z.shape[1])
+
+
+def kernel_ridge(
+    kernel: np.ndarray, y: np.ndarray, weight: np.ndarray, fitted: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Kernel ridge regression fitted on some rows, its answers for all, and the strength of `STRENGTHS` it chose.
+
+    kernel (n, n), y (n,), weight (n,) > 0 certainty of y, fitted (n,) bool. Minimises Σ w (y − f)² + λ‖f‖². For the
+    fitted rows the answers are leave-one-out ones, in closed form: y_i − α_i / (A⁻¹)_ii with A = K + λ W⁻¹ and
+    α = A⁻¹ (y − mean). The strength has the least weighted leave-one-out error.
+    """
+    own, y, w = kernel[np.ix_(fitted, fitted)], y[fitted], weight[fitted]
+    mean = np.average(y, weights=w)
+    best = (np.inf, None, None, 0.0)
+    for strength in STRENGTHS:
+        inverse = np.linalg.inv(own + np.diag(strength * own.diagonal().mean() / w))
+        alpha = inverse @ (y - mean)
+        left_out = y - alpha / inverse.diagonal()
+        error = float((w * (y - left_out) ** 2).sum())
+        if error < best[0]:
+            best = (error, alpha, left_out, strength)
+    _, alpha, left_out, strength = best
+    answers = mean + kernel[:, fitted] @ alpha
+    answers[fitted] = left_out
+    return answers, strength
+
+
+def teach(
+    config: TeacherConfig,
+    encoder: nn.Module,
+    pictures,
+    targets,
+    train: Sequence[int],
+    heads: int,
+    noise: float,
+    device: torch.device,
+    cache: Path | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> torch.Tensor:
+    """(pictures, heads) float32 opinions; NaN for pictures outside `train` and heads without training pictures.
+
+    encoder: the model's own, as it starts; `config.encoders` come beside it. noise: `loss.rater_noise`.
+    """
+    train = np.unique(np.asarray(train))
+    blocks = [(1.0, _pooled(encoder, pictures, device, cache))]
+    for extra, share in zip(config.encoders, config.shares or [1.0] * len(config.encoders), strict=True):
+        blocks.append((share, _pooled(_frozen(extra), pictures, device, cache)))
+    kernel = sum(share * rbf_kernel(x[train], config.gamma) for share, x in blocks)
+    score, head = targets.score.cpu().double().numpy()[train], targets.head.cpu().numpy()[train]
+    weight = certainty(targets.noise.cpu().double(), noise).numpy()[train]
+    opinions = torch.full((len(pictures.samples), heads), torch.nan)
+    for h in range(heads):
+        if (head == h).any():
+            answers, strength = kernel_ridge(kernel, score, weight, head == h)
+            opinions[train, h] = torch.from_numpy(answers).float()
+            own = head == h
+            r = np.corrcoef(answers[own], score[own])[0, 1]
+            log(f"teacher of head {h}: ridge strength {strength:g}, leave-one-out Pearson's r {r:.4f}")
+    return opinions
+
+
+def _frozen(config: EncoderConfig) -> nn.Module:
+    return build_encoder(config).eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | None) -> np.ndarray:
+    """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image."""
+    from dataclasses import replace
+
+    mean, std = encoder_statistics(encoder)
+    mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std))
+    path = None
+    if cache is not None:
+        key = hashlib.sha256(f"mirrored {features_key(mine, encoder, None)}".encode()).hexdigest()[:16]
+        path = cache / f"teacher-{key}.npy"
+        if path.is_file():
+            return np.load(path)
+    from aescli.training.trainer import choose_dtype
+
+    encoder = encoder.to(device, memory_format=torch.channels_last).eval()
+    dtype = choose_dtype("auto", device)
+    parts = []
+    for (x,) in LivePictures(mine, None, device).batches(range(len(mine.samples)), 64, None):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            both = [pool_levels([level.float() for level in encoder(side)]) for side in (x, x.flip(-1))]
+        parts.append(((both[0] + both[1]) / 2).cpu().numpy())
+    features = np.concatenate(parts)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, features)
+    return features
