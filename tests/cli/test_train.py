@@ -11,6 +11,7 @@ from PIL import Image
 from aescli.cli import main
 
 SMALL = [
+    "train.validation=0.1",
     "model.encoder={name: mobilenetv1, levels: [2, 4], image_size: 32}",
     "model.width=8",
     "model.dem={d_state: 2, expand: 1, sub_blocks: 2}",
