@@ -232,7 +232,7 @@ def _open_locked(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
-            raise JournalError(cannot_write(path, error)) from error
+            raise JournalError(cannot_write(str(path).removesuffix(".journal"), error)) from error
         if fcntl is None:
             return descriptor
         try:

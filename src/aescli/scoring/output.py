@@ -107,9 +107,6 @@ class FileOutput:
     def _refuse(self) -> None:
         if os.path.isdir(self.path):
             raise AesError(f"--out {self.name} is a folder; give a file name in it")
-        if not self.path.parent.is_dir():
-            folder = printable(str(self.path.parent))
-            raise AesError(f"--out {self.name}: the folder {folder} does not exist; create it first")
         if self._no_clobber and os.path.lexists(self.path):
             raise AesError(f"{self.name} exists and --no-clobber was given; give another --out or remove it")
 

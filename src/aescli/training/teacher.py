@@ -8,6 +8,7 @@ about the network's decoder or the optimisation.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from aescli.models.momamba import pool_levels
 from aescli.training.config import TeacherConfig
 from aescli.training.features import LivePictures, features_key
 from aescli.training.losses import certainty
+from aescli.training.trainer import choose_dtype
 
 STRENGTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 """Ridge strengths tried, as shares of the kernel's mean diagonal."""
@@ -85,10 +87,10 @@ def teach(
     weight = certainty(targets.noise.cpu().double(), noise).numpy()[train]
     opinions = torch.full((len(pictures.samples), heads), torch.nan)
     for h in range(heads):
-        if (head == h).any():
-            answers, strength = kernel_ridge(kernel, score, weight, head == h)
+        own = head == h
+        if own.any():
+            answers, strength = kernel_ridge(kernel, score, weight, own)
             opinions[train, h] = torch.from_numpy(answers).float()
-            own = head == h
             r = np.corrcoef(answers[own], score[own])[0, 1]
             log(f"teacher of head {h}: ridge strength {strength:g}, leave-one-out Pearson's r {r:.4f}")
     return opinions
@@ -101,8 +103,6 @@ def _frozen(config: EncoderConfig) -> nn.Module:
 @torch.inference_mode()
 def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | None) -> np.ndarray:
     """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image."""
-    from dataclasses import replace
-
     mean, std = encoder_statistics(encoder)
     mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std))
     path = None
@@ -111,8 +111,6 @@ def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | No
         path = cache / f"teacher-{key}.npy"
         if path.is_file():
             return np.load(path)
-    from aescli.training.trainer import choose_dtype
-
     encoder = encoder.to(device, memory_format=torch.channels_last).eval()
     dtype = choose_dtype("auto", device)
     parts = []

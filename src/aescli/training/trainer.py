@@ -215,6 +215,7 @@ class Trainer:
         score, head = targets.score[rows], targets.head[rows]
         weight = certainty(targets.noise[rows], self.config.loss.rater_noise)
         teacher = None if targets.teacher is None else targets.teacher[rows]
+        # Not under autocast: a frozen part gives what the cached features hold.
         batch = self.source.states(self.model.encoder, batch)
         if self.config.mixup:
             blend = self._blender(head)
