@@ -98,6 +98,7 @@ class TrainConfig:
     ema: decay per step of the averaged weights that are validated and saved; 0 = off.
     validation: share of the training data that decides the best epoch. selection: what decides — the mean over
         score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
+    beta2: AdamW's second decay rate. min_lr: what the cosine ends at, for a rate of `lr`.
     dtype: auto = bf16 where the hardware multiplies it natively, else fp32.
     """
 
@@ -107,6 +108,8 @@ class TrainConfig:
     encoder_lr: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-5
+    beta2: Share = 0.999
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup: Share = 0.0
     clip: float = 0.0
     ema: Share = 0.0

@@ -3,6 +3,7 @@
 Composes data sets, splits, features, trainer and checkpoint. Knows nothing about the command line.
 """
 
+import importlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -16,19 +17,16 @@ import torch
 from aescli import __version__
 from aescli.data.datasets import Dataset, read_dataset
 from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
-from aescli.data.labels import score_to_class
 from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
 from aescli.errors import UsageError
-from aescli.evaluation.metrics import classification_metrics, regression_metrics
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint, write_json
 from aescli.models.encoders import encoder_statistics
 from aescli.presets import Preset
 from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
-from aescli.training.probe import fit_skips
+from aescli.training.objective import Objective, stack_outputs
 from aescli.training.samples import Pictures, training_samples
-from aescli.training.teacher import teach
-from aescli.training.trainer import STATE, Outputs, Targets, Trainer, collect
+from aescli.training.trainer import STATE, Trainer
 
 FOLDS = 5
 
@@ -200,40 +198,17 @@ def train_model(
     if group.first:
         group.wait()
     samples = data.pictures.samples
-    targets = Targets(
-        torch.tensor([s.score for s in samples]),
-        torch.tensor([s.noise for s in samples]),
-        torch.tensor([s.head for s in samples]),
-    )
     if group.first:
         _describe_run(out, preset, parts, device)
-    if preset.train.probe and model.skips is not None:
-        loss = preset.train.loss
-        cuts = preset.data.class_cuts
-        chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
-        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
-    if preset.train.loss.teacher:
-        opinions = teach(
-            preset.train.teacher,
-            model.encoder,
-            data.pictures,
-            targets,
-            parts.train,
-            len(preset.model.score_heads),
-            preset.train.loss.rater_noise,
-            device,
-            features,
-            log,
-        )
-        targets = replace(targets, teacher=opinions)
+    side = importlib.import_module(f"aescli.training.{preset.architecture}")
+    objective = side.make_objective(preset, model, source, data.pictures, parts.train, device, features, log)
     trainer = Trainer(
         model,
         source,
-        targets,
+        objective,
         repeated(parts.train, data, preset),
         parts.validation,
         preset.train,
-        preset.data.class_cuts,
         out,
         device,
         log,
@@ -249,9 +224,11 @@ def train_model(
         # The whole model on pixels, as in scoring, not the training's cached features.
         with torch.inference_mode():
             model.eval()
-            outputs = collect(model(batch[0]) for batch in pictures.batches(positions, 64, None))
-        metrics[name] = test_metrics(outputs, [samples[i] for i in positions], preset)
-        _save_predictions(out / f"test_{name}.json", outputs, [samples[i] for i in positions])
+            outputs = stack_outputs(_answers(model, objective, pictures, positions))
+        tested = [samples[i] for i in positions]
+        metrics[name] = side.test_metrics(outputs, tested, preset)
+        rows = side.prediction_rows(outputs, tested)
+        (out / f"test_{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     seen = np.concatenate([parts.train, parts.validation])
     save_checkpoint(
         out / CHECKPOINT,
@@ -291,34 +268,12 @@ def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.devic
                                   "test": {k: len(v) for k, v in parts.test.items()}})  # fmt: skip
 
 
-def test_metrics(outputs: Outputs, samples: list, preset: Preset) -> dict[str, Any]:
-    """Figures on the model's scale: of the combined score, of the data set's own head, and of the classes."""
-    truth = np.array([s.score for s in samples])
-    metrics: dict[str, Any] = {"n": len(samples)}
-    if outputs.head_scores is not None:
-        metrics["score"] = regression_metrics(outputs.score, truth)
-        head = np.array([s.head for s in samples])
-        metrics["own_head"] = regression_metrics(outputs.head_scores[np.arange(len(head)), head], truth)
-    if outputs.probabilities is not None:
-        classes = score_to_class(truth, preset.data.class_cuts)
-        p = outputs.probabilities
-        metrics["classes"] = classification_metrics(p.argmax(1), classes, p, p.shape[1])
-    for task, values in outputs.routing.items():
-        metrics[f"expert_share_{task}"] = [round(float(v), 4) for v in values.mean(0)]
-    return metrics
-
-
-def _save_predictions(path: Path, outputs: Outputs, samples: list) -> None:
-    rows = [
-        {
-            "name": s.name,
-            "score": s.score,
-            "heads": None if outputs.head_scores is None else outputs.head_scores[i].tolist(),
-            "probabilities": None if outputs.probabilities is None else outputs.probabilities[i].tolist(),
-        }
-        for i, s in enumerate(samples)
-    ]
-    path.write_text(json.dumps(rows), encoding="utf-8")
+def _answers(model: torch.nn.Module, objective: Objective, pictures: LivePictures, positions: np.ndarray):
+    start = 0
+    for (x,) in pictures.batches(positions, 64, None):
+        rows = torch.from_numpy(positions[start : start + len(x)]).to(x.device)
+        start += len(x)
+        yield model(x, **objective.given(rows))
 
 
 def model_config(preset: Preset) -> dict[str, Any]:
