@@ -20,7 +20,7 @@ class FakePredictor:
     """Score 1 … 5 from the mean brightness, five probabilities from the distance to each class."""
 
     task, scale, classes, digest = "fbp", (1.0, 5.0), 5, "fake-1"
-    preprocessing = SimpleNamespace(size=32, faces=True, eye_mouth=0.36, eye_y=0.39)
+    preprocessing = SimpleNamespace(size=32, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
     cuts = (1.5, 2.5, 3.5, 4.5)
     concurrency, batch_size = 4, 4
 

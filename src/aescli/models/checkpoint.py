@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -38,6 +38,7 @@ DEFAULT_MODELS = {"fbp": "momamba-lite"}
 class Preprocessing:
     """How pixels become model input: ((RGB / 255) − mean) / std at size × size.
 
+    fit: how a whole picture becomes a square: "pad" keeps its proportions on grey, "stretch" does not.
     faces: the input is one face, found and aligned so that the eye line lies at `eye_y` and the distance from the
     eyes to the mouth is `eye_mouth`, both as shares of the side.
     """
@@ -45,6 +46,7 @@ class Preprocessing:
     size: int = 224
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: Literal["pad", "stretch"] = "pad"
     faces: bool = True
     eye_mouth: float = 0.36
     eye_y: float = 0.39

@@ -14,8 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop, square_resize
+from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop
 from aescli.data.finding import Found, printable
+from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
 from aescli.scoring.rows import NO_FACE
 
@@ -29,6 +30,7 @@ class Preprocessing(Protocol):
     """What of a checkpoint's preprocessing matters here; see `aescli.models.checkpoint.Preprocessing`."""
 
     size: int
+    fit: Fit
     eye_mouth: float
     eye_y: float
 
@@ -97,15 +99,18 @@ class Preparer:
         # Twice as large where the small faces of a group are looked for too.
         image = load_image(path, 2 * side if self._faces == "all" else side)
         if self._faces == "none":
-            return [Crop(square_resize(image.pixels, side))]
+            return [Crop(self._whole(image))]
         faces = self._detector(image.pixels, find_all=self._faces == "all")
         if not faces:
             return []
         if self._faces == "auto" and is_tight_crop(faces[0], _size(image.pixels)):
-            return [Crop(square_resize(image.pixels, side), 0, _original_box(faces[0], image))]
+            return [Crop(self._whole(image), 0, _original_box(faces[0], image))]
         if self._faces != "all":
             faces = faces[:1]
         return self._aligned(path, image, faces)
+
+    def _whole(self, image: Decoded) -> np.ndarray:
+        return whole_picture(image.pixels, self._preprocessing.size, self._preprocessing.fit)
 
     def _aligned(self, path: str, image: Decoded, faces: list[Face]) -> list[Crop]:
         """The faces' canonical crops. Small ones are cut from a second, larger decode, so that they stay

@@ -8,29 +8,52 @@ import math
 import cv2
 import numpy as np
 
-from aescli.data.faces import OUTSIDE, align_face, square_resize
+from aescli.data.faces import align_face
+from aescli.data.framing import OUTSIDE, stretch_resize, whole_picture
+from aescli.models.checkpoint import Preprocessing
 from aescli.training.config import AugmentConfig
 
 
-def clean_crop(
-    image: np.ndarray, landmarks: np.ndarray | None, size: int, eye_mouth: float, eye_y: float
-) -> np.ndarray:
+def clean_crop(image: np.ndarray, landmarks: np.ndarray | None, preprocessing: Preprocessing) -> np.ndarray:
     """What scoring would see: aligned where there is a face, else the whole picture. (H, W, 3) → (S, S, 3) uint8."""
     if landmarks is None:
-        return square_resize(image, size)
-    return align_face(image, landmarks, size, eye_mouth, eye_y)
+        return whole_picture(image, preprocessing.size, preprocessing.fit)
+    return align_face(image, landmarks, preprocessing.size, preprocessing.eye_mouth, preprocessing.eye_y)
 
 
 def augmented_crop(
     image: np.ndarray,
     landmarks: np.ndarray | None,
-    size: int,
-    eye_mouth: float,
-    eye_y: float,
+    preprocessing: Preprocessing,
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """A random training crop. (H, W, 3) uint8 RGB → (size, size, 3) uint8 RGB."""
+    if landmarks is None and preprocessing.fit == "stretch":
+        crop = _part(image, preprocessing.size, config.crop_from, rng)
+    else:
+        crop = _framed(image, landmarks, preprocessing, config, rng)
+    if rng.random() < config.flip:
+        crop = crop[:, ::-1]
+    return _degraded(_coloured(crop, config, rng), config, rng)
+
+
+def _part(image: np.ndarray, size: int, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random size × size part of the picture stretched to side × side; all of it where side is not larger."""
+    image = stretch_resize(image, max(size, side))
+    top, left = rng.integers(0, len(image) - size + 1, 2)
+    return image[top : top + size, left : left + size]
+
+
+def _framed(
+    image: np.ndarray,
+    landmarks: np.ndarray | None,
+    preprocessing: Preprocessing,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The aligned face, or the padded whole picture, moved at random."""
+    size, eye_mouth, eye_y = preprocessing.size, preprocessing.eye_mouth, preprocessing.eye_y
     if landmarks is None:
         # The whole picture at the same place as its landmarks would put it, so that the same changes apply.
         landmarks = _frame_landmarks(image, size, eye_mouth, eye_y)
@@ -41,9 +64,7 @@ def augmented_crop(
         crop = np.where(inside > 127, crop, _fill(rng))
     if rng.random() < config.box:
         crop = _boxed(crop, rng)
-    if rng.random() < config.flip:
-        crop = crop[:, ::-1]
-    return _degraded(_coloured(crop, config, rng), config, rng)
+    return crop
 
 
 def _frame_landmarks(image: np.ndarray, size: int, eye_mouth: float, eye_y: float) -> np.ndarray:

@@ -25,6 +25,8 @@ class AugmentConfig:
     colour: strength of brightness, contrast, saturation, gamma and white balance changes.
     outside: probability that what lies outside the photo gets another colour; box: that only an upright box around
     the face stays visible, as in pictures that were cropped and padded before.
+    crop_from: where whole pictures are stretched (`preprocessing.fit`), they are stretched to this side, in pixels,
+        and a random part of the input's size is taken; 0 takes all. The changes of place above are for faces.
     low_resolution, blur, jpeg, noise, grey: probabilities of those degradations.
     """
 
@@ -36,6 +38,7 @@ class AugmentConfig:
     colour: float = 0.0
     outside: float = 0.0
     box: float = 0.0
+    crop_from: NotNegative = 0
     low_resolution: float = 0.0
     blur: float = 0.0
     jpeg: float = 0.0

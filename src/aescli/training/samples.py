@@ -110,16 +110,15 @@ class Pictures:
 
     def clean(self, index: int) -> np.ndarray:
         """(S, S, 3) uint8."""
-        p = self.preprocessing
-        return clean_crop(*self._load(self.samples[index].path), p.size, p.eye_mouth, p.eye_y)
+        return clean_crop(*self._load(self.samples[index].path), self.preprocessing)
 
     def augmented(self, index: int, epoch: int, config: AugmentConfig) -> np.ndarray:
         """(S, S, 3) uint8; the same for the same seed, epoch and index."""
-        p, sample = self.preprocessing, self.samples[index]
+        sample = self.samples[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         choices = (sample.path, *sample.alternatives)
         path = choices[rng.integers(len(choices))]
-        return augmented_crop(*self._load(path), p.size, p.eye_mouth, p.eye_y, config, rng)
+        return augmented_crop(*self._load(path), self.preprocessing, config, rng)
 
     def crops(self, indices: Sequence[int], epoch: int | None, config: AugmentConfig | None = None):
         """Yield (S, S, 3) uint8 crops in order, decoded ahead by threads; `epoch` None gives clean ones."""
