@@ -184,7 +184,15 @@ def score(
 
     from aescli.scoring.prepare import Preparer
 
-    layout = Layout(predictor.classes, probabilities, normalize, predictor.scale, predictor.cuts)
+    layout = Layout(
+        predictor.classes,
+        probabilities,
+        normalize,
+        predictor.scale,
+        predictor.cuts,
+        predictor.distribution,
+        predictor.attributes,
+    )
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
     if not predictor.preprocessing.faces:

@@ -148,7 +148,12 @@ def predict(
     for batch in batches:
         step(len(batch))
         results += batch
-    layout = Layout(predictor.classes, scale=tuple(predictor.scale), cuts=tuple(predictor.cuts))
+    layout = Layout(
+        predictor.classes,
+        scale=tuple(predictor.scale),
+        cuts=tuple(predictor.cuts),
+        distribution=predictor.distribution,
+    )
     return from_results(source, results, layout)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models.answers import Answers
 from aescli.models.dem import ConvBNReLU, DEMConfig, DetailEnhancement
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.same import SAMEConfig, StateAwareMixtureOfExperts
@@ -69,6 +70,11 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """(B, classes), rows sum to 1, float64; None without the classification task."""
+        return None if self.logits is None else self.logits.double().softmax(-1)
 
     def halves_averaged(self) -> "MoMambaOutput":
         """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""
@@ -173,6 +179,10 @@ class MoMamba(nn.Module):
             for skip in self.skips.values():
                 nn.init.zeros_(skip.weight)
                 nn.init.zeros_(skip.bias)
+
+    @property
+    def answers(self) -> Answers:
+        return Answers(probabilities=self.config.classes if "classification" in self.config.tasks else 0)
 
     def forward(self, images: Tensor) -> MoMambaOutput:
         if not self.config.flip_average or self.training:

@@ -18,7 +18,7 @@ from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop
 from aescli.data.finding import Found, printable
 from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
-from aescli.scoring.rows import NO_FACE
+from aescli.scoring.rows import NO_COMMENT, NO_FACE
 
 FACE_MODES = ("auto", "largest", "all", "none")
 
@@ -47,20 +47,25 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image file ready for the model: crops (possibly several), or an error and no crop."""
+    """An image file ready for the model: crops (possibly several), or an error and no crop.
+
+    text: what people wrote about the image, for models that read it.
+    """
 
     path: str
     crops: list[Crop] = field(default_factory=list)
     error: str = ""
     size: int | None = None
     mtime_ns: int | None = None
+    text: str = ""
 
 
 class Preparer:
     """Found → Prepared, for one face mode. Safe to call from several threads; never raises for a bad file.
 
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
-    the largest face, but an image that is a tight face crop already is scored whole.
+    the largest face, but an image that is a tight face crop already is scored whole. text: finds what people wrote
+    about an image by its path; an image without gets an error.
     """
 
     def __init__(
@@ -68,10 +73,11 @@ class Preparer:
         preprocessing: Preprocessing,
         faces: str = "auto",
         detector: Callable[..., list[Face]] | None = None,
+        text: Callable[[str], str | None] | None = None,
     ):
         if faces not in FACE_MODES:
             raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
-        self._preprocessing, self._faces = preprocessing, faces
+        self._preprocessing, self._faces, self._text = preprocessing, faces, text
         self._detector = detector or (None if faces == "none" else FaceDetector())
 
     def __call__(self, found: Found) -> Prepared:
@@ -83,6 +89,9 @@ class Preparer:
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
         except (OSError, ValueError):
             pass  # load_image says why, in a sentence
+        text = self._text(path) if self._text else ""
+        if text is None:
+            return Prepared(path, error=NO_COMMENT, size=size, mtime_ns=mtime_ns)
         try:
             crops = self._crops(path)
         except ImageError as error:
@@ -92,7 +101,7 @@ class Preparer:
         except Exception as error:  # one odd file must not end a run of thousands
             reason = printable(f"cannot be processed ({type(error).__name__}: {error})")
             return Prepared(path, error=reason, size=size, mtime_ns=mtime_ns)
-        return Prepared(path, crops, "" if crops else NO_FACE, size, mtime_ns)
+        return Prepared(path, crops, "" if crops else NO_FACE, size, mtime_ns, text)
 
     def _crops(self, path: str) -> list[Crop]:
         side = self._preprocessing.size
