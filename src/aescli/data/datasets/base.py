@@ -23,6 +23,9 @@ class Sample:
 
     `path` is the image file, or the label's own spelling when images were not asked for. `name` is the
     label's spelling, unique in its data set. `fold` is the official fold (1-based) in which it is TEST.
+    `counts` are the votes for each step of the scale, lowest first. `scores` are further named scores
+    (attributes). `comment` is what people wrote about the image, as it stands in the file. `user` is set where the
+    scores are one person's.
     """
 
     path: Path
@@ -35,6 +38,8 @@ class Sample:
     std: float | None = None
     counts: tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    comment: str | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ class LabelRow:
     std: float | None = None
     counts: tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    comment: str | None = None
     no_image: str = ""
     """Set when the label file itself says that there is no image: why."""
 
@@ -218,6 +224,8 @@ def assemble(
             report.duplicates.append(row.problem(_repeats(row, earlier)))
             continue
         try:
+            if not row.name:
+                raise ValueError("the image's name is empty")
             value = parse_number(row.score, decimal_comma=decimal_comma)
         except ValueError as error:
             report.bad.append(row.problem(str(error)))
@@ -239,9 +247,9 @@ def assemble(
             continue
         samples.append(
             Sample(
-                path=path, name=row.name, score=value, group=dict(row.group), fold=row.fold,
+                path=path, name=row.name, score=value, group=row.group, fold=row.fold,
                 split=row.split, n_ratings=row.n_ratings, std=row.std, counts=row.counts,
-                scores=dict(row.scores),
+                scores=row.scores, comment=row.comment,
             )
         )  # fmt: skip
     if index is not None:
