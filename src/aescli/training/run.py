@@ -210,21 +210,27 @@ def train_model(
     if preset.train.probe and model.skips is not None:
         loss = preset.train.loss
         cuts = preset.data.class_cuts
-        chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
-        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
+        if group.first:
+            chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
+            log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
+        group.spread([*model.skips.parameters(), *model.heads.parameters()])
     if preset.train.loss.teacher:
-        opinions = teach(
-            preset.train.teacher,
-            model.encoder,
-            data.pictures,
-            targets,
-            parts.train,
-            len(preset.model.score_heads),
-            preset.train.loss.rater_noise,
-            device,
-            features,
-            log,
-        )
+        heads = len(preset.model.score_heads)
+        opinions = torch.empty(len(samples), heads, device=device)
+        if group.first:
+            opinions = teach(
+                preset.train.teacher,
+                model.encoder,
+                data.pictures,
+                targets,
+                parts.train,
+                heads,
+                preset.train.loss.rater_noise,
+                device,
+                features,
+                log,
+            ).to(device)
+        group.spread([opinions])
         targets = replace(targets, teacher=opinions)
     trainer = Trainer(
         model,
