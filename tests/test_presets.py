@@ -57,11 +57,20 @@ def test_changes_are_applied():
         ("train.validation=1.5", "train.validation.*less than 1"),
         ("train.lr", "write key=value"),
         ("train.lr.x=1", "not a group"),
+        ("train.loss.label_sigma=0", "train.mixup: 0.4 .*train.loss.label_sigma above 0"),
+        ("train.teacher.shares=[0.5]", "train.teacher.shares: one for each .*1 for 0"),
     ],
 )
 def test_mistakes_are_explained(change, message):
     with pytest.raises(UsageError, match=message):
         presets.load_preset("momamba-lite", [change])
+
+
+def test_mixup_without_soft_labels_is_for_regression_alone():
+    changes = ["train.loss.label_sigma=0", "model.tasks=[regression]"]
+    assert presets.load_preset("momamba-lite", changes).train.mixup > 0
+    changes = ["train.loss.label_sigma=0", "train.mixup=0"]
+    assert "classification" in presets.load_preset("momamba-lite", changes).model.tasks
 
 
 def test_an_unknown_preset_suggests_the_nearest():

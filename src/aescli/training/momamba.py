@@ -5,7 +5,7 @@ optimisation.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aescli.evaluation.metrics import classification_metrics, regression_metrics
 from aescli.models.momamba import MoMambaOutput
 from aescli.presets import Preset
 from aescli.training.config import TrainConfig
+from aescli.training.distributed import Group
 from aescli.training.losses import MoMambaLoss, certainty
 from aescli.training.objective import Blend, Objective, pearson
 from aescli.training.probe import fit_skips
@@ -103,20 +104,30 @@ def make_objective(
     device: torch.device,
     features: Path | None,
     log: Callable[[str], None],
+    group: Group,
 ) -> Objective:
-    """The run's objective; also gives the model its linear start where the preset asks for one."""
+    """The run's objective; also gives the model its linear start where the preset asks for one.
+
+    The first of several processes does what is done once; the others get its results.
+    """
     config, cuts = preset.train, preset.data.class_cuts
     targets = Targets.of(pictures.samples)
     loss = config.loss
     if config.probe and model.skips is not None:
-        chosen = fit_skips(model, source, targets, train, cuts, loss.label_sigma, loss.rater_noise)
-        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
+        if group.first:
+            chosen = fit_skips(model, source, targets, train, cuts, loss.label_sigma, loss.rater_noise)
+            log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
+        group.spread([*model.skips.parameters(), *model.heads.parameters()])
     if loss.teacher:
         heads = len(preset.model.score_heads)
-        opinions = teach(
-            config.teacher, model.encoder, pictures, targets, train, heads, loss.rater_noise, device, features, log
-        )  # fmt: skip
-        targets = Targets(targets.score, targets.noise, targets.head, opinions)
+        opinions = torch.empty(len(pictures.samples), heads, device=device)
+        if group.first:
+            noise = loss.rater_noise
+            opinions = teach(
+                config.teacher, model.encoder, pictures, targets, train, heads, noise, device, features, log
+            ).to(device)  # fmt: skip
+        group.spread([opinions])
+        targets = replace(targets, teacher=opinions)
     return MoMambaObjective(targets, config, cuts, train, device)
 
 

@@ -201,7 +201,9 @@ def train_model(
     if group.first:
         _describe_run(out, preset, parts, device)
     side = importlib.import_module(f"aescli.training.{preset.architecture}")
-    objective = side.make_objective(preset, model, source, data.pictures, parts.train, device, features, log)
+    objective = side.make_objective(
+        preset, model, source, data.pictures, parts.train, device, features, log, group
+    )
     trainer = Trainer(
         model,
         source,

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from aescli.models.encoders import EncoderConfig, build_encoder, encoder_statistics
-from aescli.models.momamba import pool_levels
 from aescli.training.config import TeacherConfig
-from aescli.training.features import LivePictures, features_key
+from aescli.training.features import LivePictures, features_key, pooled_features
 from aescli.training.losses import certainty
 from aescli.training.trainer import choose_dtype
 
@@ -100,7 +99,6 @@ def _frozen(config: EncoderConfig) -> nn.Module:
     return build_encoder(config).eval().requires_grad_(False)
 
 
-@torch.inference_mode()
 def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | None) -> np.ndarray:
     """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image."""
     mean, std = encoder_statistics(encoder)
@@ -109,17 +107,13 @@ def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | No
     if cache is not None:
         key = hashlib.sha256(f"mirrored {features_key(mine, encoder, None)}".encode()).hexdigest()[:16]
         path = cache / f"teacher-{key}.npy"
-        if path.is_file():
-            return np.load(path)
     encoder = encoder.to(device, memory_format=torch.channels_last).eval()
     dtype = choose_dtype("auto", device)
-    parts = []
-    for (x,) in LivePictures(mine, None, device).batches(range(len(mine.samples)), 64, None):
+
+    def encode(batch: list[torch.Tensor]) -> list[torch.Tensor]:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            both = [pool_levels([level.float() for level in encoder(side)]) for side in (x, x.flip(-1))]
-        parts.append(((both[0] + both[1]) / 2).cpu().numpy())
-    features = np.concatenate(parts)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, features)
-    return features
+            sides = encoder(batch[0]), encoder(batch[0].flip(-1))
+        return [(a.float() + b.float()) / 2 for a, b in zip(*sides, strict=True)]
+
+    batches = LivePictures(mine, None, device).batches(range(len(mine.samples)), 64, None)
+    return pooled_features(encode, batches, path)
