@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from aescli.errors import AesError
+from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
+from aescli.models.text import TOKENIZER, TextTokenizer
 
 WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
     "model.safetensors",
@@ -81,10 +83,11 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the sha256 over weights and config: two equal digests score alike."""
+        """First 16 hex digits of the sha256 over config, weights (and tokenizer): two equal digests score alike."""
         sha = hashlib.sha256()
-        for name in (CONFIG, WEIGHTS):
-            sha.update((self.path / name).read_bytes())
+        for name in (CONFIG, WEIGHTS, TOKENIZER):
+            if (path := self.path / name).is_file():
+                sha.update(path.read_bytes())
         return sha.hexdigest()[:16]
 
     @cached_property
@@ -94,7 +97,10 @@ class Checkpoint:
         return frozenset(path.read_text().split()) if path.is_file() else frozenset()
 
 
-BUILDERS: dict[str, tuple[type, Callable[..., nn.Module]]] = {"momamba": (MoMambaConfig, MoMamba)}
+BUILDERS: dict[str, tuple[type, Callable[..., nn.Module]]] = {
+    "momamba": (MoMambaConfig, MoMamba),
+    "aesmamba": (AesMambaConfig, AesMamba),
+}
 
 
 def build_model(config: dict[str, Any], *, initialise_encoder: bool = True) -> nn.Module:
@@ -203,8 +209,9 @@ def save_checkpoint(
     card: Card,
     metrics: dict[str, Any] | None = None,
     training_hashes: set[str] | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a checkpoint folder so that it is either complete or absent.
+    """Write a checkpoint folder so that it is either complete or absent; a model that reads text needs its tokenizer.
 
     Everything is written to a sibling folder that then takes the place of `folder` (an older checkpoint there is
     moved aside and removed only after that).
@@ -221,6 +228,8 @@ def save_checkpoint(
             write_json(staging / METRICS, metrics)
         if training_hashes:
             (staging / TRAINING_IMAGES).write_text("\n".join(sorted(training_hashes)) + "\n")
+        if tokenizer is not None:
+            tokenizer.save(staging)
         staging.chmod(0o755)  # mkdtemp and safetensors make them readable for the owner alone
         for file in staging.iterdir():
             file.chmod(0o644)
