@@ -22,6 +22,18 @@ CLASS_CUTS: dict[str, tuple[float, ...]] = {
 }
 """Class boundaries by data set, on the data set's own scale."""
 
+CATEGORY_CUTS: dict[str, tuple[float, ...]] = {
+    "ava": (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),  # floor(mean), 1..8
+    "para": (2.0, 3.0, 4.0),  # floor(mean) - 1, clipped to 0..3
+    "aadb": (0.2, 0.4, 0.6, 0.8),  # min(floor(5 s), 4) on 0..1
+    "tad66k": (2.0, 4.0, 6.0, 8.0),  # min(floor(s / 2), 4) on 0..10
+    "photonet": (4.0, 5.0, 6.0),  # floor(mean) - 3
+}
+"""Scale categories of the aesthetics benchmarks (AesMamba, Section 4.1), as boundaries of the score."""
+
+GOOD_ABOVE: dict[str, float] = {"ava": 5.0, "photonet": 5.0, "tad66k": 5.0, "para": 3.0, "aadb": 0.5}
+"""A score above this is "good": the two-class accuracy of the aesthetics benchmarks."""
+
 # A mean of ratings that is a cut up to rounding (as float32, or printed with six decimals) lies on the cut.
 _ON_THE_CUT = 1e-6
 
@@ -48,6 +60,25 @@ def class_cuts(dataset: str, scale: tuple[float, float]) -> tuple[float, ...]:
     if dataset in CLASS_CUTS:
         return CLASS_CUTS[dataset]
     return tuple(float(cut) for cut in map_scale(CLASS_CUTS["scut-fbp5500"], (1.0, 5.0), scale))
+
+
+def category_cuts(dataset: str, scale: tuple[float, float], categories: int = 5) -> tuple[float, ...]:
+    """Boundaries of the data set's scale categories: its own, its class cuts, else bins of equal width."""
+    known = CATEGORY_CUTS.get(dataset) or CLASS_CUTS.get(dataset)
+    width = (scale[1] - scale[0]) / categories
+    return known or tuple(scale[0] + k * width for k in range(1, categories))
+
+
+def good_above(dataset: str, scale: tuple[float, float]) -> float:
+    """The score above which an image counts as good: the benchmark's, else the middle of the scale."""
+    return GOOD_ABOVE.get(dataset, (scale[0] + scale[1]) / 2)
+
+
+def is_good(scores: ArrayLike, above: float) -> np.ndarray:
+    """Which scores lie above the threshold (bool, any shape); one within 1e-6 of it lies on it."""
+    import numpy as np
+
+    return np.asarray(scores, dtype=np.float64) > above + _ON_THE_CUT
 
 
 def map_scale(values: ArrayLike, source: tuple[float, float], target: tuple[float, float]) -> np.ndarray:
