@@ -44,9 +44,14 @@ def default_cache() -> Path:
 
 
 def fingerprints(
-    paths: Sequence[Path], cache: Path | None = None, workers: int | None = None
+    paths: Sequence[Path],
+    cache: Path | None = None,
+    workers: int | None = None,
+    unreadable: list[int] | None = None,
 ) -> Fingerprints:
     """Fingerprint every file, in the order given. Raises ImageError for a file that cannot be decoded.
+
+    unreadable: if given, such a file does not raise: its position is added, and it resembles nothing.
 
     cache: an .npz file that keeps fingerprints by path, size and modification time; None = no cache. One
     that cannot be read or written is passed over: it only saves time.
@@ -55,10 +60,15 @@ def fingerprints(
     known = _read_cache(cache) if cache else {}
     todo = [i for i, key in enumerate(keys) if key not in known]
     with ThreadPoolExecutor(workers or available_cpus()) as pool:
-        fresh = list(pool.map(lambda i: _fingerprint(paths[i]), todo))
-    known.update(zip((keys[i] for i in todo), fresh, strict=True))
+        fresh = list(pool.map(lambda i: _fingerprint(paths[i], unreadable is None), todo))
+    failed = [i for i, found in zip(todo, fresh, strict=True) if found is None]
+    known.update((keys[i], found) for i, found in zip(todo, fresh, strict=True) if found is not None)
     if cache and todo:
         _write_cache(cache, known)
+    for i in failed:
+        known[keys[i]] = (f"unreadable {i}", np.uint64(0), np.zeros(_SIDE * _SIDE, np.uint8))
+    if unreadable is not None:
+        unreadable += failed
     found = [known[key] for key in keys]
     return Fingerprints(
         content=[str(item[0]) for item in found],
@@ -128,13 +138,18 @@ def _standardised(grey: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
-def _fingerprint(path: Path) -> tuple[str, np.uint64, np.ndarray]:
+def _fingerprint(path: Path, strict: bool = True) -> tuple[str, np.uint64, np.ndarray] | None:
     import cv2
 
     from aescli.data.hashing import content_hash, perceptual_hash
-    from aescli.data.images import load_image
+    from aescli.data.images import ImageError, load_image
 
-    pixels = load_image(path, target=_SIDE).pixels
+    try:
+        pixels = load_image(path, target=_SIDE).pixels
+    except ImageError:
+        if strict:
+            raise
+        return None
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return content_hash(path), perceptual_hash(pixels), grey.ravel()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aescli.models.category_rules import CATEGORY_RULES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,6 +23,9 @@ CLASS_CUTS: dict[str, tuple[float, ...]] = {
     "scut-fbp5500": (1.5, 2.5, 3.5, 4.5),
 }
 """Class boundaries by data set, on the data set's own scale."""
+
+GOOD_ABOVE: dict[str, float] = {"ava": 5.0, "photonet": 5.0, "tad66k": 5.0, "para": 3.0, "aadb": 0.5}
+"""A score above this is "good": the two-class accuracy of the aesthetics benchmarks."""
 
 # A mean of ratings that is a cut up to rounding (as float32, or printed with six decimals) lies on the cut.
 _ON_THE_CUT = 1e-6
@@ -48,6 +53,25 @@ def class_cuts(dataset: str, scale: tuple[float, float]) -> tuple[float, ...]:
     if dataset in CLASS_CUTS:
         return CLASS_CUTS[dataset]
     return tuple(float(cut) for cut in map_scale(CLASS_CUTS["scut-fbp5500"], (1.0, 5.0), scale))
+
+
+def category_cuts(dataset: str, scale: tuple[float, float], categories: int = 5) -> tuple[float, ...]:
+    """Boundaries of the data set's scale categories: its own, its class cuts, else bins of equal width."""
+    known = CATEGORY_RULES[dataset][1] if dataset in CATEGORY_RULES else CLASS_CUTS.get(dataset)
+    width = (scale[1] - scale[0]) / categories
+    return known or tuple(scale[0] + k * width for k in range(1, categories))
+
+
+def good_above(dataset: str, scale: tuple[float, float]) -> float:
+    """The score above which an image counts as good: the benchmark's, else the middle of the scale."""
+    return GOOD_ABOVE.get(dataset, (scale[0] + scale[1]) / 2)
+
+
+def is_good(scores: ArrayLike, above: float) -> np.ndarray:
+    """Which scores lie above the threshold (bool, any shape); one within 1e-6 of it lies on it."""
+    import numpy as np
+
+    return np.asarray(scores, dtype=np.float64) > above + _ON_THE_CUT
 
 
 def map_scale(values: ArrayLike, source: tuple[float, float], target: tuple[float, float]) -> np.ndarray:

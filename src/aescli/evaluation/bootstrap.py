@@ -8,10 +8,12 @@ Knows arrays only; single values are `aescli.evaluation.metrics`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from aescli.data.labels import is_good
 
 RESAMPLES = 10_000
 _CHUNK = 2_000_000  # weights held at once (16 MB)
@@ -26,6 +28,7 @@ class Predictions:
     """What is predicted of n images, beside the truth. Scores share one scale; classes count from 0.
 
     probabilities: (n, K). distances: (n,) earth mover's distance of each image's predicted distribution.
+    above: a score above this is "good" (for the two-class accuracy); None = not asked.
     """
 
     pred: np.ndarray
@@ -35,6 +38,7 @@ class Predictions:
     probabilities: np.ndarray | None = None
     distances: np.ndarray | None = None
     classes: int = 5
+    above: float | None = None
 
     def __len__(self) -> int:
         return len(self.true)
@@ -46,6 +50,7 @@ class Predictions:
         return Predictions(
             **{name: None if array is None else array[keep] for name, array in picked.items()},
             classes=self.classes,
+            above=self.above,
         )
 
 
@@ -75,38 +80,30 @@ def bootstrap(data: Predictions, resamples: int = RESAMPLES, seed: int = 0) -> S
 
     Above about 4,000 images Kendall's tau uses fewer resamples (at least 200): its cost grows with n².
     """
-    n = len(data)
-    metrics = _metrics(data)
-    tau = _kendall(data.pred, data.true)
-    tau_resamples = min(resamples, max(200, int(_KENDALL_BUDGET / n**2)))
-    columns: dict[str, list[np.ndarray]] = {}
-    taus: list[np.ndarray] = []
+    return Samples(weighted(data, draws(len(data), resamples, seed), len(data), resamples))
+
+
+def weighted(
+    data: Predictions, blocks: Iterable[np.ndarray], total: int, columns: int
+) -> dict[str, np.ndarray]:
+    """Every metric of `data` under whole-number weights of its images: metric → (columns,).
+
+    blocks: (n, r) weights, together `columns` columns, each of which adds up to `total`.
+    """
+    metrics = _metrics(data, total)
+    tau = _kendall(data.pred, data.true, total)
+    tau_columns = min(columns, max(200, int(_KENDALL_BUDGET / len(data) ** 2)))
+    found: dict[str, list[np.ndarray]] = {}
     done = 0
-    for weights in draws(n, resamples, seed):
+    for weights in blocks:
         for metric in metrics:
             for name, values in metric(weights).items():
-                columns.setdefault(name, []).append(values)
-        left = tau_resamples - done
+                found.setdefault(name, []).append(values)
+        left = tau_columns - done
         if left > 0:
-            taus.append(tau(weights[:, :left]))
+            found.setdefault("KRCC", []).append(tau(weights[:, :left]))
         done += weights.shape[1]
-    found = {name: np.concatenate(parts) for name, parts in columns.items()}
-    found["KRCC"] = np.concatenate(taus)
-    return Samples(found)
-
-
-def paired_difference(
-    first: Predictions, second: Predictions, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """metric → (R,) first minus second in the same resamples. Both must predict the same images, in order.
-
-    The interval of the difference (`percentile_interval`) is narrower than the two intervals suggest: what is
-    hard for one predictor mostly is hard for the other. Raises ValueError if the truths differ.
-    """
-    if len(first) != len(second) or not np.array_equal(first.true, second.true):
-        raise ValueError("a paired comparison needs two predictions of the same images, in the same order")
-    one, two = (bootstrap(data, resamples, seed).values for data in (first, second))
-    return {name: one[name] - two[name] for name in one if name in two}
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -122,28 +119,33 @@ def draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
-def _metrics(data: Predictions) -> list[Metric]:
-    found = [_errors(data.pred, data.true), _spearman(data.pred, data.true)]
+def _metrics(data: Predictions, total: int) -> list[Metric]:
+    found = [_errors(data.pred, data.true, total), _spearman(data.pred, data.true, total)]
     if data.pred_class is not None and data.true_class is not None:
-        found.append(_f1(data.pred_class, data.true_class, data.classes))
+        found.append(_f1(data.pred_class, data.true_class, data.classes, total))
         if data.probabilities is not None:
-            found.append(_average_precision(data.probabilities, data.true_class))
+            found.append(_average_precision(data.probabilities, data.true_class, total))
     if data.distances is not None:
-        distances = data.distances
-        found.append(lambda weights: {"EMD": distances @ weights / len(distances)})
+        found.append(_mean("EMD", data.distances, total))
+    if data.above is not None:
+        agree = is_good(data.pred, data.above) == is_good(data.true, data.above)
+        found.append(_mean("ACC_good", agree.astype(np.float64), total))
     return found
 
 
-def _errors(pred: np.ndarray, true: np.ndarray) -> Metric:
+def _mean(name: str, values: np.ndarray, total: int) -> Metric:
+    return lambda weights: {name: values @ weights / total}
+
+
+def _errors(pred: np.ndarray, true: np.ndarray, total: int) -> Metric:
     """MAE, RMSE, R² and PLCC from weighted moments."""
     error = pred - true
     # Centred once, so that the moments lose no digits to a large mean.
     x, y = pred - pred.mean(), true - true.mean()
     moments = np.stack([np.abs(error), error**2, x, y, x * x, y * y, x * y])
-    n = len(true)
 
     def metric(weights: np.ndarray) -> dict[str, np.ndarray]:
-        mae, mse, mx, my, xx, yy, xy = moments @ weights / n
+        mae, mse, mx, my, xx, yy, xy = moments @ weights / total
         var_x, var_y = _variance(xx, mx), _variance(yy, my)
         with np.errstate(invalid="ignore", divide="ignore"):
             r2 = 1 - mse / var_y
@@ -157,10 +159,10 @@ def _errors(pred: np.ndarray, true: np.ndarray) -> Metric:
     return metric
 
 
-def _spearman(pred: np.ndarray, true: np.ndarray) -> Metric:
+def _spearman(pred: np.ndarray, true: np.ndarray, total: int) -> Metric:
     """SRCC: Pearson's coefficient of the ranks that the images have in the resample (ties: mean rank)."""
     ranks_x, ranks_y = _ranker(pred), _ranker(true)
-    centre = (len(true) + 1) / 2  # the mean rank of every resample
+    centre = (total + 1) / 2  # the mean rank of every resample
 
     def metric(weights: np.ndarray) -> dict[str, np.ndarray]:
         x, y = ranks_x(weights) - centre, ranks_y(weights) - centre
@@ -210,7 +212,7 @@ def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return ranks
 
 
-def _kendall(pred: np.ndarray, true: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _kendall(pred: np.ndarray, true: np.ndarray, size: int) -> Callable[[np.ndarray], np.ndarray]:
     """KRCC (tau-b): Σ_ij w_i w_j sign(x_i − x_j) sign(y_i − y_j), as products of integer matrices."""
     n = len(true)
     ties = [_Ties.of(values) for values in (pred, true)]
@@ -225,39 +227,38 @@ def _kendall(pred: np.ndarray, true: np.ndarray) -> Callable[[np.ndarray], np.nd
             signs = np.sign(pred[rows, None] - pred) * np.sign(true[rows, None] - true)
             product = signs.astype(np.float32) @ narrow
             total += np.einsum("nr,nr->r", product, weights[rows], dtype=np.float64)
-        pairs = n * (n - 1) / 2
+        pairs = size * (size - 1) / 2
         free = []
         for tie in ties:
             copies = tie.sums(weights)
-            free.append(pairs - (np.einsum("ur,ur->r", copies, copies) - n) / 2)
+            free.append(pairs - (np.einsum("ur,ur->r", copies, copies) - size) / 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             return _clip(total / 2 / np.sqrt(free[0] * free[1]))
 
     return metric
 
 
-def _f1(pred: np.ndarray, true: np.ndarray, classes: int) -> Metric:
+def _f1(pred: np.ndarray, true: np.ndarray, classes: int, total: int) -> Metric:
     """ACC, F1 weighted by support, macro F1 over the classes that occur in the resample."""
     labels = np.arange(classes)[:, None]
     is_true, is_pred = (true == labels).astype(float), (pred == labels).astype(float)
-    n = len(true)
 
     def metric(weights: np.ndarray) -> dict[str, np.ndarray]:
         support, predicted, hits = is_true @ weights, is_pred @ weights, (is_true * is_pred) @ weights
         either = support + predicted
         f1 = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
         return {
-            "ACC": hits.sum(axis=0) / n,
-            "F1": (f1 * support).sum(axis=0) / n,
+            "ACC": hits.sum(axis=0) / total,
+            "F1": (f1 * support).sum(axis=0) / total,
             "F1_macro": f1.sum(axis=0) / (either > 0).sum(axis=0),
         }
 
     return metric
 
 
-def _average_precision(probabilities: np.ndarray, true: np.ndarray) -> Metric:
+def _average_precision(probabilities: np.ndarray, true: np.ndarray, total: int) -> Metric:
     """AP weighted by support, and macro over the classes that occur in the resample."""
-    n, classes = probabilities.shape
+    classes = probabilities.shape[1]
     # Descending probability; equal ones share a threshold. Only thresholds that gain a hit count.
     ties = [_Ties.of(-probabilities[:, c]) for c in range(classes)]
 
@@ -278,7 +279,7 @@ def _average_precision(probabilities: np.ndarray, true: np.ndarray) -> Metric:
             gained = np.einsum("tr,tr->r", hits, precision)
             average[c] = np.divide(gained, right[-1], out=np.zeros_like(gained), where=right[-1] > 0)
         return {
-            "AP": (average * support).sum(axis=0) / n,
+            "AP": (average * support).sum(axis=0) / total,
             "AP_macro": average.sum(axis=0) / (support > 0).sum(axis=0),
         }
 

@@ -1,45 +1,40 @@
-"""Predictions against labels: which images count, on which scale, in which subsets, with which intervals.
+"""Predictions against labels: which images count, on which scale, in which subsets, beside which others.
 
-Composes readers, the scoring pipeline, overlap and metrics into one `Evaluation`; prints nothing and knows no
-command line.
+Composes joined predictions, overlap and metrics into one `Evaluation`; prints nothing and knows no command line.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
-from aescli.evaluation.predictions import Joined, PredictedRows, from_results, join
+from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
+from aescli.evaluation.predictions import Joined, PredictedRows, join
 
 if TYPE_CHECKING:
     from aescli.evaluation.bootstrap import Predictions
+    from aescli.evaluation.compare import Difference
     from aescli.evaluation.overlap import Overlap
-    from aescli.scoring.predictor import Predictor
 
 ALL, CLEAN, TRAINING = "all", "clean", "TRAINING DATA"
-METRICS = ("ACC", "F1", "AP", "PLCC", "SRCC", "KRCC", "MAE", "RMSE", "R2", "EMD", "F1_macro", "AP_macro")
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A metric's value with its 95 % bootstrap interval; NaN where not defined or not asked for."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
+TRAIN_PART = "training part"
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """name: "all", "clean", "TRAINING DATA", or "column=value" for a subgroup of the main subset."""
+    """name: "all", "clean", "TRAINING DATA", "training part", or "column=value" for a subgroup of the main subset.
+
+    data: the arrays behind the metrics, a row for each of `images`.
+    """
 
     name: str
     images: list[str]
     metrics: dict[str, Estimate]
+    data: Predictions = field(repr=False)
 
     @property
     def n(self) -> int:
@@ -55,20 +50,46 @@ class Gap:
     smallest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The main subset's images that `against` predicts too. differences: metric → `compare.Difference`.
+
+    delta_m: ΔM in percent with `against` as the single-task reference; None where it is not defined.
+    """
+
+    against: str
+    n: int
+    differences: dict[str, Difference]
+    delta_m: float | None
+
+
 @dataclass(slots=True)
 class Evaluation:
-    """Everything that `aes eval` tells. `subsets[0]` is the one to quote unless it is the training data."""
+    """Everything that `aes eval` tells. `subsets[0]` is the one to quote unless it is the training data.
+
+    above: a score above it is "good". train: the training part, if asked for; gap: how much worse the main subset
+    is. categories: the main subset by scale category.
+    """
 
     dataset: Dataset
     predictions: str
     scale: Scale
     cuts: tuple[float, ...]
+    above: float
     subsets: list[Subset]
     groups: list[Subset]
     gaps: dict[str, Gap]
     joined: Joined
+    categories: list[Category]
+    train: Subset | None = None
+    gap: dict[str, Estimate] = field(default_factory=dict)
+    comparison: Comparison | None = None
     notes: list[str] = field(default_factory=list)
     overlap_checked: bool = False
+
+    @property
+    def main(self) -> Subset:
+        return self.subsets[0]
 
     def warnings(self, limit: int = 5) -> list[str]:
         """What was left out or kept apart, for a person: a line of a count and the first names each."""
@@ -90,20 +111,27 @@ class Evaluation:
         """Ready for JSON: NaN becomes None, and every name that was left out is there."""
 
         def subset(item: Subset, names: bool) -> dict[str, Any]:
-            values = {
-                name: {"value": _json(e.value), "low": _json(e.low), "high": _json(e.high)}
-                for name, e in item.metrics.items()
-            }
-            return {"subset": item.name, "n": item.n, "metrics": values} | (
-                {"images": item.images} if names else {}
-            )
+            found = {"subset": item.name, "n": item.n, "metrics": _plain(item.metrics)}
+            return found | ({"images": item.images} if names else {})
 
+        extra: dict[str, Any] = {}
+        if self.train is not None:
+            extra["train"] = subset(self.train, False)
+            extra["train_test_gap"] = _plain(self.gap)
+        if self.comparison is not None:
+            extra["comparison"] = {
+                "against": self.comparison.against,
+                "n": self.comparison.n,
+                "differences": _plain(self.comparison.differences),
+                "delta_m": self.comparison.delta_m,
+            }
         return {
             "dataset": self.dataset.name,
             "data": str(self.dataset.notes.source),
             "predictions": self.predictions,
             "scale": list(self.scale),
             "class_cuts": list(self.cuts),
+            "good_above": self.above,
             "overlap_checked": self.overlap_checked,
             "subsets": [subset(item, item.name == TRAINING) for item in self.subsets],
             "groups": [subset(item, False) for item in self.groups],
@@ -111,6 +139,8 @@ class Evaluation:
                 name: {"value": gap.value, "largest": gap.largest, "smallest": gap.smallest}
                 for name, gap in self.gaps.items()
             },
+            "categories": [asdict(item) | {"metrics": _plain(item.metrics)} for item in self.categories],
+            **extra,
             "labels": self.dataset.notes.to_dict(),
             "unpredicted": self.joined.unpredicted,
             "unscored": [str(problem) for problem in self.joined.unscored],
@@ -120,49 +150,15 @@ class Evaluation:
         }
 
 
-def predict(
-    predictor: Predictor,
-    dataset: Dataset,
-    *,
-    source: str,
-    faces: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    step: Callable[[int], None] = lambda n: None,
-) -> PredictedRows:
-    """Score the data set's images exactly as `aes score` does. `step` is called with the images done."""
-    from aescli.data.finding import Found
-    from aescli.runtime import available_cpus
-    from aescli.scoring.pipeline import score_images
-    from aescli.scoring.prepare import Preparer
-    from aescli.scoring.rows import Layout
-
-    batches = score_images(
-        (Found(str(sample.path)) for sample in dataset.samples),
-        Preparer(predictor.preprocessing, faces),
-        predictor,
-        batch_size=batch_size or predictor.batch_size,
-        workers=workers or available_cpus(),
-    )
-    results = []
-    for batch in batches:
-        step(len(batch))
-        results += batch
-    layout = Layout(
-        predictor.classes,
-        scale=tuple(predictor.scale),
-        cuts=tuple(predictor.cuts),
-        distribution=predictor.distribution,
-    )
-    return from_results(source, results, layout)
-
-
 def evaluate(
     predicted: PredictedRows,
     dataset: Dataset,
     *,
     keep: Sequence[int] | None = None,
+    train: Sequence[int] | None = None,
+    against: PredictedRows | None = None,
     cuts: Sequence[float] | None = None,
+    above: float | None = None,
     overlap: Callable[[Dataset], Overlap] | None = None,
     group_by: str | None = None,
     resamples: int = 10_000,
@@ -172,18 +168,20 @@ def evaluate(
 
     Labels are mapped linearly to the predictions' declared scale (the labels' own where none is declared).
     keep: positions in the data set of the images that count; None = all.
-    cuts: class boundaries on that scale; default: the data set's own rule. overlap: finds the training images
-    among the data set's files; they are measured apart. group_by: a label column (or fold, split): a subset
-    for each of its values, within the main subset. resamples: 0 = no intervals.
-    Raises AesError when no labelled image has a score, UsageError for a column that does not exist.
+    train: positions of the training part, measured beside them. against: other predictions, compared on the main
+    subset. cuts: class boundaries on the predictions' scale, above: the score there above which an image is good;
+    default: the data set's own rules. overlap: finds the training images among the data set's files; they are
+    measured apart. group_by: a label column (or fold, split): a subset for each of its values, within the main
+    subset. resamples: 0 = no intervals.
+    Raises AesError when no labelled image has a score (also in `against`, in the training part), UsageError for a
+    column that does not exist.
     """
     import numpy as np
 
-    from aescli.data.labels import class_cuts, map_scale
+    from aescli.data.labels import category_cuts, class_cuts, good_above, map_scale
 
-    joined = join(predicted, dataset)
-    if keep is not None:
-        joined = joined.within(dataset, keep)
+    everything = join(predicted, dataset)
+    joined = everything if keep is None else everything.within(dataset, keep)
     if not joined.positions:
         raise AesError(
             f"no labelled image of {dataset.notes.source} has a score in {predicted.source}"
@@ -205,9 +203,11 @@ def evaluate(
     if len(cuts) != len(usual) or not np.allclose(cuts, usual):
         shown = [", ".join(f"{cut:g}" for cut in values) for values in (cuts, usual)]
         notes.append(f"classes cut at {shown[0]}; {dataset.name}'s own cuts are {shown[1]}")
+    if above is None:
+        above = float(map_scale(good_above(dataset.name, dataset.scale), dataset.scale, scale))
 
     samples = [dataset.samples[i] for i in joined.positions]
-    data = _arrays(joined, samples, dataset, scale, cuts, notes)
+    data = _arrays(joined, dataset, predicted.scale or scale, scale, cuts, above, notes)
     names = [sample.name for sample in samples]
     found = overlap(Dataset(dataset.name, samples, dataset.scale, dataset.notes)) if overlap else None
     trained = np.zeros(len(samples), dtype=bool)
@@ -223,7 +223,8 @@ def evaluate(
         )
 
     def subset(name: str, keep: np.ndarray) -> Subset:
-        return Subset(name, [names[i] for i in keep], measure(data.subset(keep), resamples, seed))
+        part = data.subset(keep)
+        return Subset(name, [names[i] for i in keep], measure(part, resamples, seed), part)
 
     subsets = [subset(CLEAN if len(dirty) else ALL, clean)] if len(clean) else []
     if len(dirty):
@@ -235,45 +236,81 @@ def evaluate(
         for value in sorted({values[i] for i in main}):
             members = np.array([i for i in main if values[i] == value])
             groups.append(subset(f"{group_by}={value}", members))
-    return Evaluation(
-        dataset=dataset, predictions=predicted.source, scale=scale, cuts=cuts, subsets=subsets, groups=groups,
-        gaps=_gaps(groups), joined=joined, notes=notes, overlap_checked=overlap is not None,
+    whole = subsets[0].data
+    bounds = map_scale(category_cuts(dataset.name, dataset.scale), dataset.scale, scale).tolist()
+    result = Evaluation(
+        dataset=dataset, predictions=predicted.source, scale=scale, cuts=cuts, above=above, subsets=subsets,
+        groups=groups, gaps=_gaps(groups), joined=joined,
+        categories=by_category(whole, bounds, scale, resamples, seed),
+        notes=notes, overlap_checked=overlap is not None,
     )  # fmt: skip
+    if train is not None:
+        part = everything.within(dataset, train)
+        if not part.positions:
+            raise AesError(
+                f"no image of the training part has a score in {predicted.source}; score those images too"
+            )
+        arrays = _arrays(part, dataset, predicted.scale or scale, scale, cuts, above, [])
+        metrics, result.gap = train_test_gap(arrays, whole, resamples, seed)
+        result.train = Subset(TRAIN_PART, [dataset.samples[i].name for i in part.positions], metrics, arrays)
+    if against is not None:
+        positions = [joined.positions[i] for i in main]
+        result.comparison = _compare(whole, positions, against, dataset, result, resamples, seed)
+    return result
 
 
-def measure(data: Predictions, resamples: int, seed: int = 0) -> dict[str, Estimate]:
-    """Every metric that the predictions allow, in the order of `METRICS`, with intervals."""
-    from aescli.evaluation.bootstrap import bootstrap
-    from aescli.evaluation.metrics import classification_metrics, regression_metrics
+def _compare(
+    data: Predictions,
+    positions: Sequence[int],
+    against: PredictedRows,
+    dataset: Dataset,
+    result: Evaluation,
+    resamples: int,
+    seed: int,
+) -> Comparison:
+    """`data` (the images at `positions`) beside the other predictions of the same images, on `data`'s scale."""
+    import numpy as np
 
-    values = dict(regression_metrics(data.pred, data.true))
-    if data.pred_class is not None and data.true_class is not None:
-        values |= classification_metrics(
-            data.pred_class, data.true_class, data.probabilities, classes=data.classes
-        )
-    if data.distances is not None:
-        values["EMD"] = float(data.distances.mean())
-    values = {name: values[name] for name in METRICS if name in values}
-    if resamples < 1 or len(data) < 2:
-        return {name: Estimate(value) for name, value in values.items()}
-    samples = bootstrap(data, resamples, seed)
-    return {
-        name: Estimate(value, *samples.interval(name))
-        if name in samples.values and not math.isnan(value)
-        else Estimate(value)
-        for name, value in values.items()
-    }
+    from aescli.evaluation.compare import compare
+    from aescli.evaluation.metrics import delta_m
+
+    other = join(against, dataset).within(dataset, positions)
+    if not other.positions:
+        raise AesError(f"{against.source} predicts none of the images that {result.predictions} predicts")
+    source = against.scale or dataset.scale
+    second = _arrays(other, dataset, source, result.scale, result.cuts, result.above, [])
+    where = {position: i for i, position in enumerate(positions)}
+    first = data.subset(np.array([where[position] for position in other.positions]))
+    differences = compare(first, second, resamples, seed)
+    missing = len(positions) - len(other.positions)
+    if missing:
+        result.notes.append(f"{missing} images are not in {against.source}: the comparison leaves them out")
+    if against.scale is None:
+        result.notes.append(f"{against.source} taken to be on the labels' scale {_range(dataset.scale)}")
+    both = [{name: getattr(d, side) for name, d in differences.items()} for side in ("first", "second")]
+    complete = all({"ACC", "F1", "AP"} <= set(values) for values in both)
+    known = complete and not any(math.isnan(values["AP"]) for values in both)
+    return Comparison(against.source, len(first), differences, delta_m(*both) if known else None)
 
 
-def _arrays(joined, samples, dataset: Dataset, scale: Scale, cuts, notes: list[str]) -> Predictions:
+def _arrays(
+    joined: Joined,
+    dataset: Dataset,
+    source: Scale,
+    scale: Scale,
+    cuts: Sequence[float],
+    above: float,
+    notes: list[str],
+) -> Predictions:
+    """Joined predictions (on `source`) and their labels, both on `scale`; what was decided goes to `notes`."""
     import numpy as np
 
     from aescli.data.labels import map_scale, score_to_class
     from aescli.evaluation.bootstrap import Predictions
     from aescli.evaluation.metrics import distribution_distances
 
-    rows = joined.rows
-    pred = np.array([row.score for row in rows])
+    rows, samples = joined.rows, [dataset.samples[i] for i in joined.positions]
+    pred = map_scale([row.score for row in rows], source, scale)
     true = map_scale([sample.score for sample in samples], dataset.scale, scale)
     classes = len(cuts) + 1
     widths = {len(row.probabilities) for row in rows}
@@ -297,7 +334,8 @@ def _arrays(joined, samples, dataset: Dataset, scale: Scale, cuts, notes: list[s
     if all(counts) and len(widths) == 1 and {len(row) for row in counts} == widths:
         distances = distribution_distances([row.probabilities for row in rows], counts)
         notes.append(f"EMD compares p_1 … p_{min(widths)} with the distribution of the ratings")
-    return Predictions(pred, true, pred_class, score_to_class(true, cuts), probabilities, distances, classes)
+    true_class = score_to_class(true, cuts)
+    return Predictions(pred, true, pred_class, true_class, probabilities, distances, classes, above)
 
 
 def group_values(samples: Sequence[Sample], name: str) -> tuple[str, list[str]]:
@@ -346,5 +384,9 @@ def _list(values: Iterable[int]) -> str:
     return " and ".join(map(str, sorted(values)))
 
 
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _plain(items: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Dataclasses of numbers by name as dictionaries for JSON, NaN as None."""
+    return {
+        name: {key: None if math.isnan(value) else value for key, value in asdict(item).items()}
+        for name, item in items.items()
+    }

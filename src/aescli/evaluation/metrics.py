@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aescli.data.labels import is_good
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
@@ -78,6 +80,12 @@ def classification_metrics(
         out["AP"] = float(average @ support / len(true))
         out["AP_macro"] = float(average.mean())
     return out
+
+
+def good_accuracy(pred: ArrayLike, true: ArrayLike, above: float) -> float:
+    """Share of images for which prediction and truth agree whether the score lies above the threshold."""
+    pred, true = _checked(pred, true)
+    return float((is_good(pred, above) == is_good(true, above)).mean())
 
 
 def distribution_distances(pred: ArrayLike, true: ArrayLike, r: float = 1.0) -> np.ndarray:

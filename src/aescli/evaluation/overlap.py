@@ -1,4 +1,4 @@
-"""Which evaluated images a model was trained on.
+"""Which evaluated images a model was trained on, or could have been through the other part of a split.
 
 Knows lists of content (and perceptual) hashes and files; knows nothing about labels, metrics or how a
 checkpoint keeps its list.
@@ -70,6 +70,19 @@ def find_overlap(paths: Sequence[Path], tokens: Iterable[str], cache: Path | Non
     prints = fingerprints([paths[i] for i in readable], cache)
     near = sorted({readable[i] for i, _, _ in near_pairs(prints.bits, NEAR_BITS, bits)})
     return Overlap(same, near)
+
+
+def leaks_of_parts(part: Sequence[Path], rest: Sequence[Path], cache: Path | None = None) -> list[int]:
+    """Positions in `part` of pictures that `rest` holds too: the same bytes or a near-duplicate.
+
+    For predictions whose training images nobody lists. The rule is that of `aescli.data.duplicates`, which sees both
+    pictures. A file that cannot be read resembles nothing.
+    """
+    from aescli.data.duplicates import duplicate_groups, fingerprints
+
+    groups = duplicate_groups(fingerprints([*part, *rest], cache, unreadable=[]))
+    outside = set(groups[len(part) :].tolist())
+    return [i for i in range(len(part)) if int(groups[i]) in outside]
 
 
 def _content(path: Path) -> str | None:

@@ -11,11 +11,16 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from aescli.evaluation.evaluate import Estimate, Evaluation, Subset
+from aescli.evaluation.estimates import Estimate
+from aescli.evaluation.evaluate import Evaluation, Subset
 
-_LABELS = {"R2": "R²", "F1_macro": "F1 (macro)", "AP_macro": "AP (macro)"}
-_MEANING = {
+if TYPE_CHECKING:
+    from aescli.evaluation.compare import Difference
+
+LABELS = {"R2": "R²", "F1_macro": "F1 (macro)", "AP_macro": "AP (macro)", "ACC_good": "ACC good/bad"}
+MEANING = {
     "ACC": "accuracy",
     "F1": "weighted by support",
     "AP": "average precision, weighted by support",
@@ -33,16 +38,30 @@ def as_json(evaluation: Evaluation) -> str:
 
 
 def as_csv(evaluation: Evaluation) -> str:
-    """Columns subset, n, metric, value, low, high; full precision, empty where not defined."""
+    """Columns subset, n, metric, value, low, high, p; full precision, empty where not defined."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["subset", "n", "metric", "value", "low", "high"])
-    for subset in (*evaluation.subsets, *evaluation.groups):
-        for name, estimate in subset.metrics.items():
-            cells = ["" if math.isnan(x) else repr(x) for x in (estimate.value, estimate.low, estimate.high)]
-            writer.writerow([subset.name, subset.n, name, *cells])
-    for name, gap in evaluation.gaps.items():
-        writer.writerow([f"gap: {gap.largest} - {gap.smallest}", "", name, repr(gap.value), "", ""])
+    writer.writerow(["subset", "n", "metric", "value", "low", "high", "p"])
+
+    def row(name: str, n: int | str, metric: str, *numbers: float) -> None:
+        cells = ["" if math.isnan(x) else repr(x) for x in (*numbers, math.nan, math.nan, math.nan)[:4]]
+        writer.writerow([name, n, metric, *cells])
+
+    parts = [(subset.name, subset.n, subset.metrics) for subset in (*evaluation.subsets, *evaluation.groups)]
+    parts += [(f"category {c.low:g}-{c.high:g}", c.n, c.metrics) for c in evaluation.categories]
+    if evaluation.train is not None:
+        parts += [(evaluation.train.name, evaluation.train.n, evaluation.train.metrics)]
+        parts += [("gap: training part - this part", "", evaluation.gap)]
+    for name, n, metrics in parts:
+        for metric, estimate in metrics.items():
+            row(name, n, metric, estimate.value, estimate.low, estimate.high)
+    for metric, gap in evaluation.gaps.items():
+        row(f"gap: {gap.largest} - {gap.smallest}", "", metric, gap.value)
+    if (other := evaluation.comparison) is not None:
+        for metric, d in other.differences.items():
+            row(f"difference to {other.against}", other.n, metric, d.value, d.low, d.high, d.p)
+        if other.delta_m is not None:
+            row(f"difference to {other.against}", other.n, "delta_m", other.delta_m)
     return out.getvalue()
 
 
@@ -59,11 +78,58 @@ def as_table(evaluation: Evaluation) -> str:
     names = [name for name in evaluation.subsets[0].metrics if not _nowhere(name, evaluation.subsets)]
     for name in names:
         cells = [_with_interval(subset.metrics[name]) for subset in evaluation.subsets]
-        table.add_row(_LABELS.get(name, name), *cells, _MEANING.get(name, ""), style=None)
+        table.add_row(LABELS.get(name, name), *cells, meaning(name, evaluation))
     parts = [_text(table, _GROUP_WIDTH)]
+    if evaluation.train is not None:
+        parts.append(_text(_gap_table(evaluation), _GROUP_WIDTH))
+    if evaluation.comparison is not None:
+        parts.append(_text(_comparison_table(evaluation), _GROUP_WIDTH))
     if evaluation.groups:
         parts.append(_text(_group_table(evaluation), max(_GROUP_WIDTH, shutil.get_terminal_size().columns)))
     return "\n".join(parts)
+
+
+def meaning(name: str, evaluation: Evaluation) -> str:
+    """A few words on a metric."""
+    if name == "ACC_good":
+        return f"good = score > {evaluation.above:g}"
+    return MEANING.get(name, "")
+
+
+def _gap_table(evaluation: Evaluation):
+    from rich import box
+    from rich.table import Table
+
+    train, main = evaluation.train, evaluation.main
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("metric")
+    for title in (f"{train.name} (n = {train.n})", f"{main.name} (n = {main.n})", "gap (+ = worse)"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, gap in evaluation.gap.items():
+        if not math.isnan(gap.value):
+            values = f"{train.metrics[name].value:.4f}", f"{main.metrics[name].value:.4f}"
+            table.add_row(LABELS.get(name, name), *values, _with_interval(gap))
+    return table
+
+
+def _comparison_table(evaluation: Evaluation):
+    from rich import box
+    from rich.table import Table
+
+    other = evaluation.comparison
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("metric")
+    for title in (f"this (n = {other.n})", "against", "difference", "p"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, d in other.differences.items():
+        if not math.isnan(d.value):
+            p = "–" if math.isnan(d.p) else f"{d.p:.4f}"
+            table.add_row(LABELS.get(name, name), f"{d.first:.4f}", f"{d.second:.4f}", _with_interval(d), p)
+    table.caption = f"against {other.against}; p of a paired permutation test"
+    if other.delta_m is not None:
+        table.caption += f"; ΔM {other.delta_m:+.2f} % with it as the single-task reference"
+    table.caption_justify = "left"
+    return table
 
 
 def _group_table(evaluation: Evaluation):
@@ -75,7 +141,7 @@ def _group_table(evaluation: Evaluation):
     table.add_column("group")
     table.add_column("n", justify="right")
     for name in names:
-        table.add_column(_LABELS.get(name, name), justify="right", no_wrap=True)
+        table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
     for subset in evaluation.groups:
         table.add_row(subset.name, str(subset.n), *(_two_lines(subset.metrics[name]) for name in names))
     if evaluation.gaps:
@@ -85,7 +151,7 @@ def _group_table(evaluation: Evaluation):
     return table
 
 
-def _with_interval(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate | Difference) -> str:
     if math.isnan(estimate.value):
         return "–"
     if math.isnan(estimate.low):

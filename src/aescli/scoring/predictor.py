@@ -8,7 +8,7 @@ faces or rows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,6 +88,7 @@ class TorchPredictor:
         self.batch_size = 64 if self._cuda_like else 8  # at 8 no buffer of a CNN passes 32 MB (see runtime)
         self._turn = threading.Lock()
         self._largest = 1 << 30  # halved when memory runs out
+        self.observe: Callable[[Any], None] | None = None  # called with each whole output of the model
         mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._mean, self._std = mean, std
@@ -143,6 +144,8 @@ class TorchPredictor:
             raise AesError(
                 "this model gives classes only, no score; give one that was trained for regression too"
             )
+        if self.observe is not None:
+            self.observe(output)
         chosen = output.score if self._head is None else output.head_scores[:, self._head]
         # A prediction a little beyond the scale's end means its end.
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
