@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.adaptation import AttributeConfig, MultitaskBalancedAdaptation
+from aescli.models.answers import Answers
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.fusion import ModalAdaptiveIntegration
 from aescli.models.text import TextConfig, TextEncoder
@@ -179,6 +180,13 @@ class AesMamba(nn.Module):
             category_logits=category_logits,
             features=features,
         )
+
+    @property
+    def answers(self) -> Answers:
+        config = self.config
+        outputs = config.attributes[config.score_index].outputs
+        names = tuple(a.name for a in config.attributes) if len(config.attributes) > 1 else ()
+        return Answers(outputs if outputs > 1 else 0, True, names, config.text is not None)
 
     def drop_category_heads(self) -> None:
         """Remove what only training needs; scores stay the same."""

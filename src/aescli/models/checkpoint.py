@@ -22,7 +22,7 @@ from torch import nn
 from aescli.errors import AesError
 from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
-from aescli.models.text import TOKENIZER, TextTokenizer
+from aescli.models.text import TOKENIZER, TextTokenizer, load_tokenizer
 
 WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
     "model.safetensors",
@@ -89,6 +89,15 @@ class Checkpoint:
             if (path := self.path / name).is_file():
                 sha.update(path.read_bytes())
         return sha.hexdigest()[:16]
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """What turns comments into tokens for a model that reads text.
+
+        Raises:
+            AesError: the extra `text` is not installed, or the tokenizer's file is missing or damaged.
+        """
+        return load_tokenizer(self.path, self.model.config.text)
 
     @cached_property
     def training_hashes(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from aescli.models.encoders import EncoderConfig
+from aescli.training.aesmamba_loss import AesMambaLossConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -103,6 +104,7 @@ class TrainConfig:
         score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
     beta2: AdamW's second decay rate. min_lr: what the cosine ends at, for a rate of `lr`.
     dtype: auto = bf16 where the hardware multiplies it natively, else fp32.
+    loss is MoMamba's, aesmamba_loss AesMamba's; a run uses that of its architecture.
     """
 
     epochs: Positive = 100
@@ -128,4 +130,5 @@ class TrainConfig:
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    aesmamba_loss: AesMambaLossConfig = field(default_factory=AesMambaLossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -28,13 +28,18 @@ def forward_cost(model: nn.Module, size: int) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     model.eval()
-    image = torch.zeros(1, 3, size, size)
+    # A model that reads text is measured with a comment of 64 tokens.
+    tokens = {
+        "input_ids": torch.ones(1, 64, dtype=torch.long),
+        "attention_mask": torch.ones(1, 64, dtype=torch.long),
+    }
+    inputs = (torch.zeros(1, 3, size, size), *([tokens] if model.answers.reads_text else []))
     with torch.inference_mode():
         counter = FlopCounterMode(display=False)
         with counter:
-            model(image)
+            model(*inputs)
         start = time.perf_counter()
-        model(image)
+        model(*inputs)
         seconds = time.perf_counter() - start
     return counter.get_total_flops() / 2e9, 1e3 * seconds
 

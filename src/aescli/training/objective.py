@@ -17,6 +17,9 @@ Blend = Callable[[Tensor], Tensor]
 class Objective(nn.Module):
     """The targets of all pictures of a run and the loss on them. `rows` are positions in the run's joint list."""
 
+    tokenizer: Any = None
+    """What turns texts into tokens, for a model that reads them; it goes into the checkpoint."""
+
     def given(self, rows: Tensor) -> dict[str, Any]:
         """What `model.decode` is given beside the encoder's levels."""
         return {}

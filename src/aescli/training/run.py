@@ -58,7 +58,7 @@ def read_training_data(
 
     Raises UsageError when the preset's score heads do not name the data sets given.
     """
-    heads = preset.model.score_heads
+    heads = getattr(preset.model, "score_heads", ("",))
     datasets, samples, offsets = [], [], []
     for source in sources:
         dataset = read_dataset("auto", source, images, **(options or {}))
@@ -115,8 +115,9 @@ def split_data(
 ) -> Parts:
     """Test, validation and training positions of every data set.
 
-    fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, an 8 : 2
-    split. Near-duplicates never lie on two sides, across data sets too: training drops what resembles a test image.
+    fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, the
+    official test part where there is one, else an 8 : 2 split. Near-duplicates never lie on two sides, across data
+    sets too: training drops what resembles a test image.
     """
     train, validation, tests, splits = [], [], {}, []
     saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
@@ -134,6 +135,9 @@ def split_data(
             splits.append(split)
         elif fold is not None and any(s.fold for s in dataset.samples):
             rest, test = official_fold(dataset, fold)
+        elif fold is None and any(s.split == "test" for s in dataset.samples):
+            is_test = np.array([s.split == "test" for s in dataset.samples])
+            rest, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         else:
             if fold is not None:
                 split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content)
@@ -189,7 +193,7 @@ def train_model(
     device = device or torch.device("cpu")
     group = Group(device)
     torch.manual_seed(preset.train.seed)
-    model = build_model(model_config(preset)).to(device=device, memory_format=torch.channels_last)
+    model = build_model(asdict(preset)).to(device=device, memory_format=torch.channels_last)
     preset = with_statistics(preset, model)
     data.pictures.preprocessing = preset.preprocessing
     if not group.first:
@@ -235,10 +239,11 @@ def train_model(
     save_checkpoint(
         out / CHECKPOINT,
         model.state_dict(),
-        model_config(preset),
+        model_config(preset, model),
         make_card(preset, data, metrics, parts),
         metrics,
         {f"{data.content[i]}:{int(data.bits[i]):016x}" for i in seen},
+        objective.tokenizer,
     )
     (out / STATE).unlink(missing_ok=True)
     group.wait()
@@ -278,11 +283,12 @@ def _answers(model: torch.nn.Module, objective: Objective, pictures: LivePicture
         yield model(x, **objective.given(rows))
 
 
-def model_config(preset: Preset) -> dict[str, Any]:
+def model_config(preset: Preset, model: torch.nn.Module) -> dict[str, Any]:
     """What `build_model` and `load_checkpoint` need, as plain values."""
     return {
         "architecture": preset.architecture,
-        "model": asdict(preset.model),
+        # The model's own: it may have filled in what it fetched.
+        "model": asdict(model.config),
         "preprocessing": asdict(preset.preprocessing),
         "preset": preset.name,
         "version": __version__,

@@ -5,9 +5,9 @@ sets and faces; knows nothing about models or optimisation.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ class TrainingSample:
     """One labelled picture. score: on the model's scale. noise: variance of its mean rating there, 0 if unknown.
 
     path: the picture that is scored; alternatives: other pictures of the same rating (the whole photo it was cut
-    from). head: index of its data set's score head.
+    from). head: index of its data set's score head. scores: further named scores on the model's scale. counts: votes
+    for each step of the data set's scale. text: what people wrote about it.
     """
 
     name: str
@@ -36,6 +37,9 @@ class TrainingSample:
     head: int
     noise: float = 0.0
     alternatives: tuple[Path, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    counts: tuple[float, ...] | None = None
+    text: str = ""
 
 
 def training_samples(
@@ -53,9 +57,21 @@ def training_samples(
             head=head,
             noise=(s.std * unit) ** 2 / s.n_ratings if s.std and s.n_ratings else 0.0,
             alternatives=(photos[s.name],) if s.name in photos and photos[s.name] != s.path else (),
+            scores=_mapped(s.scores, dataset.scale, scale),
+            counts=s.counts,
+            text=s.comment or "",
         )
         for s, score in zip(dataset.samples, scores, strict=True)
     ]
+
+
+def _mapped(
+    scores: Mapping[str, float], source: tuple[float, float], target: tuple[float, float]
+) -> dict[str, float]:
+    """A data set's further scores are on the scale of its main one."""
+    if not scores:
+        return {}
+    return dict(zip(scores, map_scale(list(scores.values()), source, target).tolist(), strict=True))
 
 
 class Pictures:
