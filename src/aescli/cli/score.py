@@ -29,6 +29,7 @@ from aescli.cli.common import (
     note,
     progress,
 )
+from aescli.cli.score_options import GalleryOption
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def score(
             show_default=False,
         ),
     ] = False,
+    gallery: GalleryOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -182,6 +184,7 @@ def score(
         model, task=task.value, device=device, dtype=dtype.value, raters=raters
     )
 
+    from aescli.scoring.gallery import Gallery
     from aescli.scoring.prepare import Preparer
 
     layout = Layout(predictor.classes, probabilities, normalize, predictor.scale, predictor.cuts)
@@ -193,7 +196,8 @@ def score(
                 f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
             )
         faces = Faces.none
-    preparer = Preparer(predictor.preprocessing, faces.value)
+    page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
+    preparer = Preparer(predictor.preprocessing, faces.value, see=page.see if page else None)
     output = _open_output(out, kind, layout, options, table, resume=resume, no_clobber=no_clobber)
     if resume and isinstance(output, FileOutput) and not output.journal.known_count:
         note(
@@ -209,6 +213,8 @@ def score(
                 step(1)
                 if table is not None and kind != "table":
                     table.write(result.rows)
+                if page is not None:
+                    page.add(result)
 
             summary = run(
                 images,
@@ -223,11 +229,21 @@ def score(
         kept = isinstance(output, FileOutput) and not output.journal.empty
         note("aes: stopped" + ("; the same command with --resume continues" if kept else ""))
         raise typer.Exit(130) from None
+    if page is not None and summary.ok:
+        pages = page.finish(workers=count(workers, available_cpus()))
+        further = f" and {len(pages) - 1} further pages beside it" if len(pages) > 1 else ""
+        note(f"aes: gallery: {printable(gallery or '')}{further}", quiet=quiet)
     if table is not None:
         table.print(sys.stdout if kind == "table" else sys.stderr)
     if isinstance(output, FileOutput) and not output.replaced and summary.images:
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+
+
+def _title(model: str | None, task: Task) -> str:
+    from aescli.models.checkpoint import DEFAULT_MODELS
+
+    return f"{os.path.basename(model or DEFAULT_MODELS[task.value])} · {task.value}"
 
 
 def _check(out: str | None, kind: str, *, resume: bool, no_clobber: bool) -> None:
