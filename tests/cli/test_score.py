@@ -123,6 +123,23 @@ def test_a_table_of_the_best(aes, folder, tmp_path):
     assert "37.png" not in err
 
 
+def test_a_gallery_of_a_run(aes, folder, tmp_path):
+    page = tmp_path / "g.html"
+    (folder / "bad.png").write_bytes(b"")
+    code, _, err = aes(folder, "--faces", "none", "--gallery", page)
+    assert code == 0
+    assert "aes: gallery: " in err
+    text = page.read_text()
+    assert text.count('"score":') == 41
+    assert text.index("39.png") < text.index("00.png") < text.index("bad.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.html", "in"]
+    assert (
+        "--no-clobber"
+        in aes(folder, "--faces", "none", "--gallery", page, "-o", tmp_path / "s.csv", "--no-clobber")[2]
+    )
+    assert "is a folder" in aes(folder, "--gallery", tmp_path)[2]
+
+
 def test_every_option_states_the_default_it_has():
     from aescli.cli import load_command
 

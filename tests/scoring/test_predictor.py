@@ -165,8 +165,11 @@ def test_precision():
 
 
 def test_tasks_without_a_bundled_model_say_so():
-    with pytest.raises(AesError, match="no bundled model for --task viaa yet; give one with --model"):
-        load_predictor(None, task="viaa")
+    with pytest.raises(
+        AesError,
+        match=r"no model for --task miaa comes with aescli.*--model.*aes train --preset aesmamba-m-ava",
+    ):
+        load_predictor(None, task="miaa")
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_comments_decide_where_the_pictures_say_nothing(votes, tmp_path, tiny_be
         "attributes": [{"name": "aesthetic", "scale": [1, 10], "outputs": 10, "categories": "ava"}],
     }
     preset = _preset(tmp_path, model, epochs=25, lr=1e-2)
-    metrics, data, _ = _train(preset, votes, tmp_path / "run")
+    metrics, _, _ = _train(preset, votes, tmp_path / "run")
     assert metrics["ava"]["score"]["SRCC"] > 0.7
     assert 0 < metrics["ava"]["score"]["EMD"] < 0.2
     loaded = load_checkpoint(tmp_path / "run")

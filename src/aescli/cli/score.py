@@ -10,6 +10,7 @@ import stat
 import sys
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,9 +30,11 @@ from aescli.cli.common import (
     note,
     progress,
 )
+from aescli.cli.score_options import CommentsOption, GalleryOption
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
+    from aescli.scoring.comments import Comments
     from aescli.scoring.output import Output
     from aescli.scoring.rows import ImageResult, Layout
     from aescli.scoring.run import Summary
@@ -67,6 +70,7 @@ def score(
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
     raters: RatersOption = None,
+    comments: CommentsOption = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -109,7 +113,8 @@ def score(
         bool,
         typer.Option(
             "--probabilities",
-            help="Add the class probabilities p_1 … p_5 (default: off).",
+            help="Add the class probabilities p_1 … p_5, or for photo aesthetics the distribution of the ratings "
+            "p_1 … p_10 (default: off).",
             show_default=False,
         ),
     ] = False,
@@ -121,6 +126,7 @@ def score(
             show_default=False,
         ),
     ] = False,
+    gallery: GalleryOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -148,9 +154,10 @@ def score(
     """Score photos: a row per image or face, in the order of the input.
 
     Columns: path, face_index, face (x1;y1;x2;y2 in pixels of the upright original), score, class (1 =
-    lowest), class_prob, error. Scores and probabilities have 4 decimals, score_100 has 2. An image that
-    cannot be read or shows no face gets a row that says so; the run goes on. class is the model's own
-    classification, not the score rounded: the two may disagree between neighbouring classes, more so where
+    lowest), class_prob, a column for each attribute where a model has several, error. Scores and
+    probabilities have 4 decimals, score_100 has 2. An image that cannot be read or shows no face gets a row
+    that says so; the run goes on. class is the model's own classification, not the score rounded: the two
+    may disagree between neighbouring classes, more so where
     --raters or the model's mixture makes the score follow other raters.
 
     While a run with --out works, its results lie in FILE.journal; FILE itself appears at the end, whole.
@@ -182,6 +189,8 @@ def score(
         model, task=task.value, device=device, dtype=dtype.value, raters=raters
     )
 
+    written = _comments(comments, predictor.reads_text, task, quiet=quiet)
+    from aescli.scoring.gallery import Gallery
     from aescli.scoring.prepare import Preparer
 
     layout = Layout(
@@ -195,13 +204,16 @@ def score(
     )
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
+    if comments:
+        options["--comments"] = comments
     if not predictor.preprocessing.faces:
         if faces not in (Faces.auto, Faces.none):
             raise UsageError(
                 f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
             )
         faces = Faces.none
-    preparer = Preparer(predictor.preprocessing, faces.value)
+    page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
+    preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
     output = _open_output(out, kind, layout, options, table, resume=resume, no_clobber=no_clobber)
     if resume and isinstance(output, FileOutput) and not output.journal.known_count:
         note(
@@ -217,6 +229,8 @@ def score(
                 step(1)
                 if table is not None and kind != "table":
                     table.write(result.rows)
+                if page is not None:
+                    page.add(result)
 
             summary = run(
                 images,
@@ -231,11 +245,39 @@ def score(
         kept = isinstance(output, FileOutput) and not output.journal.empty
         note("aes: stopped" + ("; the same command with --resume continues" if kept else ""))
         raise typer.Exit(130) from None
+    if page is not None and summary.ok:
+        pages = page.finish(workers=count(workers, available_cpus()))
+        further = f" and {len(pages) - 1} further pages beside it" if len(pages) > 1 else ""
+        note(f"aes: gallery: {printable(gallery or '')}{further}", quiet=quiet)
     if table is not None:
         table.print(sys.stdout if kind == "table" else sys.stderr)
     if isinstance(output, FileOutput) and not output.replaced and summary.images:
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+
+
+def _title(model: str | None, task: Task) -> str:
+    from aescli.models.checkpoint import DEFAULT_MODELS
+
+    return f"{os.path.basename(model or DEFAULT_MODELS[task.value])} · {task.value}"
+
+
+def _comments(path: str | None, wanted: bool, task: Task, *, quiet: bool) -> Comments | None:
+    """The comments for a model that reads them; UsageError where the one is given without the other."""
+    if path is None:
+        if wanted:
+            raise UsageError(
+                f"--task {task.value} with this model needs --comments FILE.csv (image, comment)"
+            )
+        return None
+    if not wanted:
+        raise UsageError("--comments: this model reads images only; leave it out, or use --task miaa")
+    from aescli.scoring.comments import Comments
+
+    found = Comments(Path(path))
+    for problem in found.problems[:5]:
+        note(f"aes: {problem}", quiet=quiet)
+    return found
 
 
 def _check(out: str | None, kind: str, *, resume: bool, no_clobber: bool) -> None:

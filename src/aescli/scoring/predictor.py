@@ -196,10 +196,7 @@ def load_predictor(
 
     spec = model or DEFAULT_MODELS.get(task)
     if spec is None:
-        raise AesError(
-            f"there is no bundled model for --task {task} yet; give one with --model (a checkpoint folder), "
-            f"or use --task {' or '.join(DEFAULT_MODELS)}"
-        )
+        raise AesError(_no_bundled_model(task))
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
     checkpoint = load_checkpoint(spec, device="cpu")
@@ -208,6 +205,25 @@ def load_predictor(
             f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
         )
     return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint, raters, spec))
+
+
+_PRESETS = {
+    "viaa": "aesmamba-v-ava",
+    "miaa": "aesmamba-m-ava",
+    "fiaa": "aesmamba-f-para",
+    "piaa": "aesmamba-p-para",
+}
+
+
+def _no_bundled_model(task: str) -> str:
+    from aescli.models.checkpoint import DEFAULT_MODELS
+
+    hint = f"; --task {' or '.join(DEFAULT_MODELS)} needs none" if DEFAULT_MODELS else ""
+    preset = _PRESETS.get(task, "momamba-lite")
+    return (
+        f"no model for --task {task} comes with aescli; give the folder of one with --model, trained for example by "
+        f"aes train --preset {preset} --data LABELS --images DIR --out runs/{task}{hint}"
+    )
 
 
 def _head_of(checkpoint: Any, raters: str | None, spec: str) -> int | None:

@@ -18,6 +18,7 @@ from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop
 from aescli.data.finding import Found, printable
 from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
+from aescli.errors import AesError
 from aescli.scoring.rows import NO_COMMENT, NO_FACE
 
 FACE_MODES = ("auto", "largest", "all", "none")
@@ -65,7 +66,8 @@ class Preparer:
 
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
     the largest face, but an image that is a tight face crop already is scored whole. text: finds what people wrote
-    about an image by its path; an image without gets an error.
+    about an image by its path; an image without gets an error. see: is shown every decoded picture with its path, in
+    the thread that decoded it.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class Preparer:
         faces: str = "auto",
         detector: Callable[..., list[Face]] | None = None,
         text: Callable[[str], str | None] | None = None,
+        see: Callable[[str, Decoded], None] | None = None,
     ):
         if faces not in FACE_MODES:
             raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
         self._preprocessing, self._faces, self._text = preprocessing, faces, text
+        self._see = see
         self._detector = detector or (None if faces == "none" else FaceDetector())
 
     def __call__(self, found: Found) -> Prepared:
@@ -96,6 +100,8 @@ class Preparer:
             crops = self._crops(path)
         except ImageError as error:
             return Prepared(path, error=error.reason, size=size, mtime_ns=mtime_ns)
+        except AesError:  # of `see`: not about this file
+            raise
         except MemoryError:
             return Prepared(path, error="not enough memory; use fewer workers", size=size, mtime_ns=mtime_ns)
         except Exception as error:  # one odd file must not end a run of thousands
@@ -107,6 +113,8 @@ class Preparer:
         side = self._preprocessing.size
         # Twice as large where the small faces of a group are looked for too.
         image = load_image(path, 2 * side if self._faces == "all" else side)
+        if self._see is not None:
+            self._see(path, image)
         if self._faces == "none":
             return [Crop(self._whole(image))]
         faces = self._detector(image.pixels, find_all=self._faces == "all")
