@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aescli.data.datasets import Dataset
-    from aescli.evaluation.predictions import PredictedRows
+    from aescli.evaluation.predict import ModelScores
 
+
+_PREDICTION_FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 
 # Help texts state their defaults in words.
 _option = partial(typer.Option, show_default=False)
@@ -112,6 +114,23 @@ def evaluate(
             help="Only the images of this split, or FILE.json:PART of a saved one (default: all).",
         ),
     ] = None,
+    train_part: Annotated[
+        bool,
+        _option(
+            "--train-part",
+            help="Also measure the other images of the --fold or --split, and the gap between the two "
+            "(default: off).",
+        ),
+    ] = False,
+    against: Annotated[
+        str | None,
+        _option(
+            "--against",
+            metavar="FILE|MODEL",
+            help="Compare with these predictions, or this model, on the same images: difference with interval "
+            "and p of a permutation test (default: none).",
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         _option(
@@ -128,6 +147,24 @@ def evaluate(
         Path | None,
         _option("--out", "-o", metavar="FILE", help="Where the result goes (default: standard output)."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        _option(
+            "--report",
+            metavar="DIR",
+            help="Also write metrics.json, predictions.csv, figures (PNG, SVG) and one HTML page that shows them "
+            "(default: none).",
+        ),
+    ] = None,
+    repeats: Annotated[
+        list[Path] | None,
+        _option(
+            "--repeat",
+            metavar="DIR",
+            help="Report folder of another fold or repeat, for the box plots over all of them; once for each "
+            "(default: none).",
+        ),
+    ] = None,
     image_column: Annotated[
         str | None,
         _option("--image-column", metavar="NAME", help="Image column of a CSV (default: guessed)."),
@@ -139,6 +176,14 @@ def evaluate(
     label_scale: Annotated[
         str | None,
         _option("--label-scale", metavar="LOW,HIGH", help="Scale of a CSV's scores (default: guessed)."),
+    ] = None,
+    prediction_columns: Annotated[
+        str | None,
+        _option(
+            "--prediction-columns",
+            metavar="IMAGE,SCORE",
+            help="Image and score column of --predictions and --against (default: guessed).",
+        ),
     ] = None,
     scale: Annotated[
         str | None,
@@ -154,6 +199,15 @@ def evaluate(
             "--cuts",
             metavar="A,B,…",
             help="Class boundaries on the predictions' scale (default: the model's, else the data set's).",
+        ),
+    ] = None,
+    good_above: Annotated[
+        float | None,
+        _option(
+            "--good-above",
+            metavar="SCORE",
+            help="Scores above this are good, on the predictions' scale (default: the data set's, else the "
+            "middle of the scale).",
         ),
     ] = None,
     faces: Annotated[
@@ -178,14 +232,15 @@ def evaluate(
 ) -> None:
     """Measure how well scores agree with labels.
 
-    ACC, F1, AP (weighted by support, and macro), PLCC, SRCC, KRCC, MAE, RMSE, R² and, where both sides have
-    distributions, EMD, each with a 95 % bootstrap interval. Without --predictions a model scores the images
-    first; images that it was trained on are named and kept apart. Labels without an image, images without a
-    label, duplicates and unusable scores are counted and named on standard error, and all in --format json.
+    ACC, F1, AP (weighted by support, and macro), accuracy of good against bad, PLCC, SRCC, KRCC, MAE, RMSE, R² and,
+    where both sides have distributions, EMD, each with a 95 % bootstrap interval. Without --predictions a model
+    scores the images first; images that it was trained on are named and kept apart. Labels without an image, images
+    without a label, duplicates and unusable scores are counted and named on standard error, and all in --format
+    json.
 
     Examples:
-        aes eval --data scut-fbp5500/labels.csv --images scut-fbp5500/images --fold 1 --group-by group
-        aes eval --predictions scores.csv --data labels.csv --format json
+        aes eval --data scut-fbp5500/labels.csv --images scut-fbp5500/images --fold 1 --report out
+        aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
     """
     if predictions is not None and model is not None:
         raise UsageError(
@@ -195,15 +250,25 @@ def evaluate(
         raise UsageError("--scale is for --predictions: a model knows its scale (labels: --label-scale)")
     if fold is not None and split is not None:
         raise UsageError("--fold and --split exclude each other")
+    if train_part and fold is None and split is None:
+        raise UsageError("--train-part is the other side of --fold or --split; give one of them")
+    if repeats and report is None:
+        raise UsageError("--repeat adds box plots to a report; give --report too")
+    columns = (None, None) if prediction_columns is None else _columns(prediction_columns)
     wanted_cuts = None if cuts is None else _numbers("--cuts", cuts)
     if wanted_cuts is not None and sorted(set(wanted_cuts)) != list(wanted_cuts):
         raise UsageError(f"--cuts {cuts}: the boundaries must ascend")
     predictions_scale = None if scale is None else _scale("--scale", scale)
     labels_scale = None if label_scale is None else _scale("--label-scale", label_scale)
+    if report is not None:
+        from aescli.evaluation.report import prepare
+
+        prepare(report)  # a missing matplotlib is said before the model works
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
-    if predictions is None:
+    against_model = against is not None and Path(against).suffix.lower() not in _PREDICTION_FILES
+    if predictions is None or against_model:
         one_thread_per_operation()
         keep_freed_memory()
 
@@ -211,13 +276,14 @@ def evaluate(
     from aescli.evaluation import tables
     from aescli.evaluation.evaluate import evaluate as measure
     from aescli.evaluation.evaluate import group_values
+    from aescli.evaluation.predict import either
     from aescli.evaluation.predictions import read_predictions
 
     dataset = read_dataset(
         layout.value,
         data,
         images,
-        match_images=predictions is None or images is not None,
+        match_images=predictions is None or images is not None or against_model,
         image_column=image_column,
         score_columns=[score_column] if score_column else [],
         scale=labels_scale,
@@ -226,35 +292,72 @@ def evaluate(
     for line in dataset.notes.lines():
         note(f"aes: {line}", quiet=quiet)
     keep = _choose(dataset, fold, split)
+    rest = None if keep is None else sorted(set(range(len(dataset))) - {int(i) for i in keep})
+    if train_part and not rest:
+        raise UsageError("--train-part: there are no other images in this data set")
     if group_by is not None:
         group_values(dataset.samples, group_by)  # a wrong name is said before the model works
 
-    overlap = None
-    if predictions is not None:
-        predicted = read_predictions(predictions, scale=predictions_scale)
-    else:
-        measured = dataset if keep is None else dataset.subset(keep)
-        predicted, model_cuts, overlap = _predict(
-            measured, model, raters, task, device, dtype, faces, batch_size, workers, quiet=quiet
+    def scored(spec: str | None, measured: Dataset, observe=None) -> ModelScores:
+        return _predict(
+            measured, spec, raters, task, device, dtype, faces, batch_size, workers, observe, quiet=quiet
         )
-        wanted_cuts = wanted_cuts or model_cuts
+
+    def rows_of(file: Path):
+        return read_predictions(
+            file, image_column=columns[0], score_column=columns[1], scale=predictions_scale
+        )
+
+    test = dataset if keep is None else dataset.subset(keep)
+    overlap = counter = None
+    if predictions is not None:
+        predicted = rows_of(predictions)
+    else:
+        if report is not None:
+            from aescli.evaluation.report import expert_counter
+
+            counter = expert_counter(model, task.value)
+        run = scored(model, test, counter)
+        predicted, overlap = run.rows, run.overlap
+        wanted_cuts = wanted_cuts or run.cuts
+        if train_part:
+            predicted = predicted.joined_with(scored(model, dataset.subset(rest)).rows)
+    other = None
+    if against_model:
+        rival = scored(against, test)
+        other, overlap = rival.rows, either(overlap, rival.overlap)
+    elif against is not None:
+        other = rows_of(Path(against))
     result = measure(
         predicted,
         dataset,
         keep=keep,
+        train=rest if train_part else None,
+        against=other,
         cuts=wanted_cuts,
+        above=good_above,
         overlap=overlap,
         group_by=group_by,
         resamples=resamples,
         seed=seed,
     )
+    if overlap is None:
+        result.notes += _what_is_not_known(dataset, keep, rest, predictions)
     for line in (*result.notes, *result.warnings()):
         note(f"aes: {line}", quiet=quiet)
-    if predictions is None and overlap is None:
-        note(
-            "aes: the model lists no training images: whether it was trained on these is not known",
-            quiet=quiet,
+    if report is not None:
+        from aescli.evaluation.report import write_report
+
+        page = write_report(
+            result,
+            report,
+            model=None if predictions is not None else predicted.source,
+            faces=faces.value,
+            utilisation={} if counter is None else counter.result(),
+            repeats=repeats or [],
+            note=lambda line: note(f"aes: {line}", quiet=quiet),
         )
+        note(f"aes: report: {page}", quiet=quiet)
     write = {"table": tables.as_table, "json": tables.as_json, "csv": tables.as_csv}[format.value]
     _emit(write(result), out)
 
@@ -269,41 +372,51 @@ def _predict(
     faces: EvalFaces,
     batch_size: str,
     workers: str,
+    observe,
     *,
     quiet: bool,
-) -> tuple[PredictedRows, tuple[float, ...] | None, object]:
-    """Scores of the data set's images, the model's class boundaries, and what finds its training images."""
-    from aescli.data.duplicates import default_cache
-    from aescli.evaluation.evaluate import predict
-    from aescli.evaluation.overlap import find_overlap
-    from aescli.models.checkpoint import DEFAULT_MODELS, TRAINING_IMAGES, resolve
+) -> ModelScores:
+    """Scores of the data set's images by a model, with progress."""
+    from aescli.evaluation.predict import score_with
+    from aescli.models.checkpoint import DEFAULT_MODELS
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import load_predictor
 
     predictor = load_predictor(model, task=task.value, device=device, dtype=dtype.value, raters=raters)
-    spec = model or DEFAULT_MODELS[task.value]
     with progress("img", quiet=quiet, total=len(dataset)) as step:
-        predicted = predict(
+        return score_with(
             predictor,
             dataset,
-            source=spec,
+            spec=model or DEFAULT_MODELS[task.value],
             faces=faces.value,
             batch_size=count(batch_size, predictor.batch_size),
             workers=count(workers, available_cpus()),
             step=step,
+            observe=observe,
         )
-    hashes = resolve(spec) / TRAINING_IMAGES
-    if not hashes.is_file():
-        return predicted, predictor.cuts or None, None
-    tokens = hashes.read_text(encoding="ascii").split()
 
-    def overlap(measured: Dataset):
-        try:
-            return find_overlap([sample.path for sample in measured.samples], tokens, default_cache())
-        except ValueError as error:
-            raise AesError(f"{hashes}: {error}; take the list from the model's own folder") from None
 
-    return predicted, predictor.cuts or None, overlap
+def _what_is_not_known(
+    dataset: Dataset, keep: Sequence[int] | None, rest: Sequence[int] | None, predictions: Path | None
+) -> list[str]:
+    """Notes where nothing lists the training images: what the other part of the split would give away."""
+    whose = "the model lists" if predictions is None else f"{predictions} names"
+    lines = [f"{whose} no training images: whether these were among them is not known"]
+    if not rest or dataset.notes.images is None:
+        return lines
+    from aescli.data.duplicates import default_cache
+    from aescli.evaluation.overlap import leaks_of_parts
+
+    part = dataset.subset(keep)
+    paths = [[sample.path for sample in half.samples] for half in (part, dataset.subset(rest))]
+    found = [part.samples[i].name for i in leaks_of_parts(*paths, default_cache())]
+    if found:
+        shown = ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
+        lines.append(
+            f"LEAK: {len(found)} of {len(part)} images are copies or near-duplicates of images outside the part "
+            f"({shown}): if those trained the predictor, the figures flatter it"
+        )
+    return lines
 
 
 def _choose(dataset: Dataset, fold: int | None, split: str | None) -> Sequence[int] | None:
@@ -318,6 +431,13 @@ def _choose(dataset: Dataset, fold: int | None, split: str | None) -> Sequence[i
     if file.endswith(".json"):
         return splits.Split.load(Path(file)).indices(dataset, part)
     return splits.named_split(dataset, split)
+
+
+def _columns(text: str) -> tuple[str, str]:
+    image, comma, score = text.partition(",")
+    if not (image.strip() and comma and score.strip()):
+        raise UsageError(f"--prediction-columns {text}: give two names, such as file,rating")
+    return image.strip(), score.strip()
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -50,6 +50,10 @@ class PredictedRows:
     scale: Scale | None = None
     notes: list[str] = field(default_factory=list)
 
+    def joined_with(self, more: PredictedRows) -> PredictedRows:
+        """Both sets of rows, for predictions of one source that were made in two parts."""
+        return replace(self, rows=[*self.rows, *more.rows])
+
 
 @dataclass(slots=True)
 class Joined:
