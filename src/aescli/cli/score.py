@@ -30,13 +30,22 @@ from aescli.cli.common import (
     note,
     progress,
 )
-from aescli.cli.score_options import CommentsOption, GalleryOption
+from aescli.cli.score_options import (
+    CommentsOption,
+    CopyToOption,
+    GalleryOption,
+    LinkToOption,
+    WhereOption,
+    XmpOption,
+)
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aescli.scoring.comments import Comments
     from aescli.scoring.output import Output
-    from aescli.scoring.rows import ImageResult, Layout
+    from aescli.scoring.rows import ImageResult, Layout, Row
     from aescli.scoring.run import Summary
     from aescli.scoring.writers import TopTable
 
@@ -126,6 +135,10 @@ def score(
             show_default=False,
         ),
     ] = False,
+    where: WhereOption = None,
+    copy_to: CopyToOption = None,
+    link_to: LinkToOption = None,
+    xmp: XmpOption = False,
     gallery: GalleryOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
@@ -164,7 +177,7 @@ def score(
 
     Examples:
         aes score ./photos --out scores.csv
-        aes score ./photos --format jsonl | jq 'select(.score >= 4)'
+        aes score ./photos --where 'score >= 4' --copy-to best --gallery best.html
     """
     from aescli.runtime import available_cpus, keep_freed_memory, one_thread_per_operation
 
@@ -191,6 +204,7 @@ def score(
 
     written = _comments(comments, predictor.reads_text, task, quiet=quiet)
     from aescli.scoring.gallery import Gallery
+    from aescli.scoring.picks import Picks
     from aescli.scoring.prepare import Preparer
 
     layout = Layout(
@@ -202,6 +216,7 @@ def score(
         predictor.distribution,
         predictor.attributes,
     )
+    picks = Picks(layout, where=where, copy_to=copy_to, link_to=link_to, xmp=xmp)
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
     if comments:
@@ -214,7 +229,7 @@ def score(
         faces = Faces.none
     page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
     preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
-    output = _open_output(out, kind, layout, options, table, resume=resume, no_clobber=no_clobber)
+    output = _open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
     if resume and isinstance(output, FileOutput) and not output.journal.known_count:
         note(
             f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
@@ -228,12 +243,13 @@ def score(
             def observe(result: ImageResult) -> None:
                 step(1)
                 if table is not None and kind != "table":
-                    table.write(result.rows)
+                    table.write(picks.rows(result))
                 if page is not None:
-                    page.add(result)
+                    page.add(result, picks.rows(result))
+                picks.take(result)
 
             summary = run(
-                images,
+                picks.source(images),
                 preparer,
                 predictor,
                 output,
@@ -253,7 +269,11 @@ def score(
         table.print(sys.stdout if kind == "table" else sys.stderr)
     if isinstance(output, FileOutput) and not output.replaced and summary.images:
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
+    for line in picks.report():
+        note(f"aes: {line}", quiet=quiet)
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+    if picks.failure():
+        raise AesError(picks.failure())
 
 
 def _title(model: str | None, task: Task) -> str:
@@ -299,29 +319,30 @@ def _open_output(
     layout: Layout,
     options: dict[str, str],
     table: TopTable | None,
+    keep: Callable[[Row], bool] | None,
     *,
     resume: bool,
     no_clobber: bool,
 ) -> Output:
     from aescli.scoring.journal import cannot_write
     from aescli.scoring.output import FileOutput, StreamOutput
-    from aescli.scoring.writers import open_writer
+    from aescli.scoring.writers import FilteredWriter, open_writer
 
     if kind == "table":
-        return StreamOutput(sys.stdout.buffer, table)
+        return StreamOutput(sys.stdout.buffer, table if keep is None else FilteredWriter(table, keep))
     if out is None:
-        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout))
+        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout, keep))
     try:
         mode = os.stat(out).st_mode
     except OSError:
         mode = stat.S_IFREG
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber)
+        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber, keep=keep)
     try:
         file = open(out, "wb")  # noqa: SIM115  a pipe or a device
     except OSError as error:
         raise AesError(cannot_write(out, error)) from error
-    return StreamOutput(file, open_writer(kind, file, layout), out, close=True)
+    return StreamOutput(file, open_writer(kind, file, layout, keep), out, close=True)
 
 
 def _report(summary: Summary, seconds: float, *, strict: bool, quiet: bool) -> None:

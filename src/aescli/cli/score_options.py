@@ -31,3 +31,33 @@ GalleryOption = Annotated[
         "pages (default: none).",
     ),
 ]
+WhereOption = Annotated[
+    str | None,
+    _option(
+        "--where",
+        metavar="CONDITION",
+        help="Only the rows that fulfil it, such as 'score >= 4 and class_prob > 0.5'; columns, numbers, "
+        "< <= > >= = !=, and, or, not, parentheses (default: all rows).",
+    ),
+]
+CopyToOption = Annotated[
+    str | None,
+    _option(
+        "--copy-to",
+        metavar="DIR",
+        help="Copy the files of the rows (scored ones, or those of --where) into this folder; nothing there is "
+        "overwritten (default: none).",
+    ),
+]
+LinkToOption = Annotated[
+    str | None,
+    _option("--link-to", metavar="DIR", help="The same with symbolic links (default: none)."),
+]
+XmpOption = Annotated[
+    bool,
+    _option(
+        "--xmp",
+        help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; other programs' "
+        "sidecars stay (default: off).",
+    ),
+]

@@ -209,7 +209,9 @@ class VMamba(nn.Module):
         for width, depth, last in zip(
             widths, config.depths, [False] * (len(widths) - 1) + [True], strict=True
         ):
-            down = PatchMerging(width) if config.downsample == "v1" else StridedConv(width, 2 * width, 3, 2, 1)
+            down = (
+                PatchMerging(width) if config.downsample == "v1" else StridedConv(width, 2 * width, 3, 2, 1)
+            )
             blocks = [VSSBlock(width, config, next(rates)) for _ in range(depth)]
             self.layers.append(Stage(blocks, None if last else down))
         self.norm = nn.LayerNorm(widths[-1])

@@ -74,7 +74,9 @@ def _kernel(half):
             first = tile * TILE
             width = min(TILE, channels - first)
             for t in range(length):
-                row = x[b, t, first : first + width]  # a slice: x[…, first + d] would be a gather, first may be < 0
+                row = x[
+                    b, t, first : first + width
+                ]  # a slice: x[…, first + d] would be a gather, first may be < 0
                 for d in range(width):
                     if half:
                         u[t, d] = load(row[d])
@@ -95,7 +97,12 @@ def _kernel(half):
                         for d in range(TILE):
                             dt[s, d] = bias[k, tile, d]
                         for r in range(0, rank - 3, 4):
-                            p0, p1, p2, p3 = p[b, at, k, r], p[b, at, k, r + 1], p[b, at, k, r + 2], p[b, at, k, r + 3]
+                            p0, p1, p2, p3 = (
+                                p[b, at, k, r],
+                                p[b, at, k, r + 1],
+                                p[b, at, k, r + 2],
+                                p[b, at, k, r + 3],
+                            )
                             for d in range(TILE):
                                 dt[s, d] += (p0 * W[k, tile, r, d] + p1 * W[k, tile, r + 1, d]) + (
                                     p2 * W[k, tile, r + 2, d] + p3 * W[k, tile, r + 3, d]
