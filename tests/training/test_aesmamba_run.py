@@ -106,7 +106,7 @@ def test_nine_attributes_are_learnt_on_the_official_split_and_scored(para, tmp_p
     assert np.corrcoef(level, [float(r["score"]) for r in rows])[0, 1] > 0.8
     assert np.corrcoef(level, [float(r["dof"]) for r in rows])[0, 1] < -0.8
     assert all(r["score"] == r["aesthetic"] for r in rows)
-    assert {r["class"] for r in rows} == {"1", "2"}
+    assert all(r["class"] == ("2" if float(r["score"]) >= 3 else "1") for r in rows)
 
 
 @pytest.fixture
@@ -126,17 +126,17 @@ def votes(tmp_path):
     return root
 
 
-def test_comments_decide_where_the_pictures_say_nothing(votes, tmp_path, tiny_bert):
+def test_comments_decide_where_the_pictures_say_nothing(votes, tmp_path, tiny_text):
     model = {
-        "text": {"name": str(tiny_bert), "max_tokens": 32, "pretrained": False},
+        "text": {"name": tiny_text.name, "max_tokens": 32, "pretrained": False},
         "heads": 2,
         "head_dim": 8,
         "attributes": [{"name": "aesthetic", "scale": [1, 10], "outputs": 10, "categories": "ava"}],
     }
     preset = _preset(tmp_path, model, epochs=25, lr=1e-2)
     metrics, _, _ = _train(preset, votes, tmp_path / "run")
-    assert metrics["ava"]["score"]["SRCC"] > 0.7
-    assert 0 < metrics["ava"]["score"]["EMD"] < 0.2
+    assert metrics["ava-captions"]["score"]["SRCC"] > 0.7
+    assert 0 < metrics["ava-captions"]["score"]["EMD"] < 0.2
     loaded = load_checkpoint(tmp_path / "run")
     tokens = loaded.tokenizer(["a great light !", "the bad photo ."])
     with torch.inference_mode():

@@ -57,14 +57,15 @@ def class_cuts(dataset: str, scale: tuple[float, float]) -> tuple[float, ...]:
 
 def category_cuts(dataset: str, scale: tuple[float, float], categories: int = 5) -> tuple[float, ...]:
     """Boundaries of the data set's scale categories: its own, its class cuts, else bins of equal width."""
-    known = CATEGORY_RULES[dataset][1] if dataset in CATEGORY_RULES else CLASS_CUTS.get(dataset)
+    rule = CATEGORY_RULES.get(dataset.removesuffix("-captions"))
+    known = rule[1] if rule else CLASS_CUTS.get(dataset)
     width = (scale[1] - scale[0]) / categories
     return known or tuple(scale[0] + k * width for k in range(1, categories))
 
 
 def good_above(dataset: str, scale: tuple[float, float]) -> float:
     """The score above which an image counts as good: the benchmark's, else the middle of the scale."""
-    return GOOD_ABOVE.get(dataset, (scale[0] + scale[1]) / 2)
+    return GOOD_ABOVE.get(dataset.removesuffix("-captions"), (scale[0] + scale[1]) / 2)
 
 
 def is_good(scores: ArrayLike, above: float) -> np.ndarray:

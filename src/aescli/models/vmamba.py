@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aescli.errors import AesError
 from aescli.ops.cross_scan import DIRECTIONS
 from aescli.ops.ss2d import selective_scan_2d
 

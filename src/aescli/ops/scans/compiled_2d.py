@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from aescli.ops.cross_scan import DIRECTIONS, scan_orders
-from aescli.ops.scans.compiled import TILE, _advance, _array, _as_float, _exp, _options, _scalar, _share
+from aescli.ops.scans.compiled import TILE, _advance, _as_float, _exp, _options, _scalar, _share
 
 CHUNK = 32  # steps whose Δ is computed together
 

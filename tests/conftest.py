@@ -1,4 +1,4 @@
-"""Fixtures of the text models' tests."""
+"""Fixtures that tests of several layers share."""
 
 import pytest
 from tiny_bert import make_tiny_bert
