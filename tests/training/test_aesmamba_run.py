@@ -128,12 +128,12 @@ def votes(tmp_path):
 
 def test_comments_decide_where_the_pictures_say_nothing(votes, tmp_path, tiny_text):
     model = {
-        "text": {"name": tiny_text.name, "max_tokens": 32, "pretrained": False},
+        "text": {"name": tiny_text.name, "max_tokens": 32},
         "heads": 2,
         "head_dim": 8,
         "attributes": [{"name": "aesthetic", "scale": [1, 10], "outputs": 10, "categories": "ava"}],
     }
-    preset = _preset(tmp_path, model, epochs=25, lr=1e-2, selection="last")
+    preset = _preset(tmp_path, model, epochs=40, lr=3e-3, selection="last")
     metrics, _, _ = _train(preset, votes, tmp_path / "run")
     assert metrics["ava-captions"]["score"]["SRCC"] > 0.7
     assert 0 < metrics["ava-captions"]["score"]["EMD"] < 0.2
