@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from aescli.data.categories import category_counts
 from aescli.errors import AesError
 from aescli.models import aesmamba as module
 from aescli.models.adaptation import AttributeConfig
@@ -24,6 +25,7 @@ from aescli.models.aesmamba import (
 from aescli.models.checkpoint import Card, build_model, load_checkpoint, save_checkpoint
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.text import TextConfig, load_tokenizer, pretrained_tokenizer
+from aescli.training.aesmamba_loss import AesMambaLoss, AesMambaLossConfig, AesMambaTargets
 
 SMALL = {
     "encoder": EncoderConfig(name="test_vit", image_size=32),
@@ -269,6 +271,25 @@ def test_everything_learns_from_image_and_text(reader):
         "text.net.pooler.dense.weight",
         "text.net.pooler.dense.bias",
     ]
+
+
+def test_a_comment_alone_can_be_learnt_from(tiny_text):
+    """Equal pictures, two comments: the paper's loss must bring the text encoder and the fusion to tell them apart."""
+    model, tokenize = _model(text=tiny_text), pretrained_tokenizer(tiny_text)
+    tokens = tokenize(["great light !", "bad photo"] * 4)
+    images = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
+    bins = torch.arange(1.0, 11.0)
+    votes = torch.softmax(-(bins - torch.tensor([[8.0], [3.0]] * 4)).square() / 2, 1)
+    targets = AesMambaTargets((votes @ bins)[:, None], {"aesthetic": votes})
+    attributes = model.config.attributes
+    loss = AesMambaLoss(AesMambaLossConfig(), attributes, category_counts(targets.scores, attributes))
+    optimiser = torch.optim.AdamW(filter(lambda p: p.requires_grad, model.parameters()), lr=3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss(model.train()(images, tokens), targets)["total"].backward()
+        optimiser.step()
+    score = model.eval()(images, tokens).score
+    assert (score - targets.scores[:, 0]).abs().max() < 0.8
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------

@@ -153,12 +153,22 @@ class TextEncoder(nn.Module):
         return features, mask
 
 
-def require_transformers() -> None:
-    """Raises AesError with the pip command where the extra `text` is not installed."""
+def require_transformers() -> Any:
+    """The package transformers. Raises AesError with the pip command where the extra `text` is not installed."""
+    needs = "this model reads text, which needs the package transformers"
     if importlib.util.find_spec("transformers") is None:
+        raise AesError(f"{needs}: pip install 'aescli[text]'")
+    from aescli.torch_compat import prepare_torchvision
+
+    prepare_torchvision()
+    try:
+        import transformers
+    except ImportError as error:
+        reason = str(error).strip().split("\n")[0]
         raise AesError(
-            "this model reads text, which needs the package transformers: pip install 'aescli[text]'"
-        )
+            f"{needs}; the installed one fails ({reason}): pip install -U 'aescli[text]'"
+        ) from error
+    return transformers
 
 
 def _untrained(config: TextConfig) -> nn.Module:
@@ -167,10 +177,7 @@ def _untrained(config: TextConfig) -> nn.Module:
         with _transformers(config) as (transformers, source, options):
             found = transformers.AutoConfig.from_pretrained(source, **options)
             return transformers.AutoModel.from_config(found)
-    require_transformers()
-    _prepare()
-    import transformers
-
+    transformers = require_transformers()
     # BERT-base-uncased is what transformers' BertConfig describes by default: no look-up is needed.
     values = dict(config.architecture or {"model_type": "bert"})
     try:
@@ -198,10 +205,8 @@ def _source(config: TextConfig) -> tuple[str, bool]:
 @contextmanager
 def _transformers(config: TextConfig) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     """(transformers, what to load, options), quietly; whatever fails inside becomes one line that says what to do."""
-    require_transformers()
+    transformers = require_transformers()
     source, is_local = _source(config)
-    _prepare()
-    import transformers
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -225,12 +230,6 @@ def _transformers(config: TextConfig) -> Iterator[tuple[Any, str, dict[str, Any]
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _prepare() -> None:
-    from aescli.torch_compat import prepare_torchvision
-
-    prepare_torchvision()
 
 
 def _hub_reachable() -> bool:
