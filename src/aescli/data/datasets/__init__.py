@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aescli.data.datasets import generic, mebeauty, scored, scut, votes
-from aescli.data.datasets.base import Dataset, Problem, ReadReport, Sample
+from aescli.data.datasets.base import Dataset, Problem, ReadReport, Sample, collector_paused
 from aescli.data.datasets.layouts import KINDS, Located, image_root, is_list, locate
 from aescli.data.datasets.tables import stream_table
 from aescli.errors import AesError, UsageError
@@ -57,12 +57,13 @@ def read_dataset(
             f"columns and scale of {located.kind} are fixed; they can be named for the layout 'csv' only"
         )
     root = image_root(located, data, images) if match_images else None
-    if located.kind == "csv":
+    with collector_paused():
+        if located.kind != "csv":
+            return _read(located, root, variant)
         return generic.read(
             located.source, root, image_column=image_column, score_columns=score_columns,
             comment_column=comment_column, scale=scale,
         )  # fmt: skip
-    return _read(located, root, variant)
 
 
 def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dataset:

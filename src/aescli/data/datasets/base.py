@@ -6,8 +6,10 @@ everything that does not fit. It knows nothing about a particular benchmark's la
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,6 +181,18 @@ def optional_number(cell: object) -> float | None:
         return parse_number(cell)
     except ValueError:
         return None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Rows hold no cycles: looking for them again and again would take as long as reading AVA does."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def assemble(

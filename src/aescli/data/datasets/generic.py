@@ -62,7 +62,7 @@ def read(
     special = {key: folded.get(key) for key in ("fold", "split")}
     count = next((folded[key] for key in _COUNT_NAMES if key in folded), None)
     std = next((folded[key] for key in _STD_NAMES if key in folded), None)
-    comment = table.column(comment_column, "--comment-column") if comment_column else None
+    comment = table.column(comment_column) if comment_column else None
     comment = comment or next((folded[key] for key in _COMMENT_NAMES if key in folded), None)
     decimal_comma = table.delimiter != ","
     used = {image, comment, *scores, *distribution}

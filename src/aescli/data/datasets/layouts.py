@@ -59,6 +59,13 @@ def locate(kind: str, data: Path) -> Located:
             return Located("scut-fbp5500", lists, ())
         if kind == "scut-fbp5500":
             raise AesError(f"{data} holds neither labels.csv nor the official train_test_files lists")
+    for named, name in _KNOWN_FILES:
+        if kind in ("auto", named):
+            file = _find(data, name)
+            if file is not None:
+                siblings = [part for part in find_parts(_tables(file.parent)) if Part(file, "train") in part]
+                parts = siblings[0] if siblings else [Part(file)]
+                return Located(named, parts[0].path if len(parts) == 1 else file.parent, tuple(parts))
     if kind in ("auto", "scut-fbp"):
         books = sorted(path for path in data.rglob("*.xlsx") if "attractiveness" in path.name.casefold())
         if len(books) == 1:
@@ -67,13 +74,6 @@ def locate(kind: str, data: Path) -> Located:
             raise AesError(f"{data} does not hold one 'Attractiveness label.xlsx'; name the workbook itself")
     if (data / "labels.csv").is_file():
         return locate(kind, data / "labels.csv")
-    for named, name in _KNOWN_FILES:
-        if kind in ("auto", named):
-            file = _find(data, name)
-            if file is not None:
-                siblings = [part for part in find_parts(_tables(file.parent)) if Part(file, "train") in part]
-                parts = siblings[0] if siblings else [Part(file)]
-                return Located(named, parts[0].path if len(parts) == 1 else file.parent, tuple(parts))
     return _only_table(kind, data)
 
 
@@ -158,13 +158,16 @@ def image_root(located: Located, data: Path, images: Path | str | None) -> Path:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The file of that name (case does not matter) in the folder, or in a folder of it, or one deeper."""
-    wanted = name.casefold()
-    for pattern in ("*", "*/*", "*/*/*"):
-        suffix = Path(name).suffix
-        found = sorted(p for p in folder.glob(f"{pattern}{suffix}") if p.name.casefold() == wanted)
-        if found:
-            return found[0]
+    """The file of that name in the folder (in any case of letters), in a folder of it, or in a label folder there."""
+    entries = sorted(folder.iterdir())
+    for path in entries:
+        if path.name.casefold() == name.casefold() and path.is_file():
+            return path
+    # Asked for by name: listing a folder of 250,000 images to look for a table would take seconds.
+    for home in (folder, *(path for path in entries if path.is_dir())):
+        for inside in (home, *(home / label for label in _LABEL_FOLDERS)):
+            if (inside / name).is_file():
+                return inside / name
     return None
 
 

@@ -25,6 +25,7 @@ from aescli.data.datasets.base import (
     Sample,
     Scale,
     assemble,
+    collector_paused,
     optional_number,
     parse_number,
 )  # fmt: skip
@@ -143,13 +144,14 @@ def read_ratings(
     missing is left out and reported. Raises AesError when nothing is left and UsageError for an unknown kind.
     """
     kind, source = _locate(kind, Path(path))
-    columns = _read(kind, source)
-    if kind == "mebeauty":
-        dataset = _mebeauty_images(source, images, match_images, variant, columns)
-    else:
-        root = image_root(source, images) if match_images else None
-        dataset = _means(kind, source, root, columns)
-    table = _only_known(kind, columns, dataset)
+    with collector_paused():
+        columns = _read(kind, source)
+        if kind == "mebeauty":
+            dataset = _mebeauty_images(source, images, match_images, variant, columns)
+        else:
+            root = image_root(source, images) if match_images else None
+            dataset = _means(kind, source, root, columns)
+        table = _only_known(kind, columns, dataset)
     if kind == "para":
         info = Path(users) if users is not None else source.parent / "PARA-UserInfo.csv"
         if users is not None or info.is_file():

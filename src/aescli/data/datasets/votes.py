@@ -101,7 +101,8 @@ class _Votes:
 
     def add(self, source: str, line: int | None, image: str, votes: Sequence[object]) -> LabelRow | None:
         """A new row for the image; None where the votes are unusable or a row of the image took the comment."""
-        name = image if os.path.splitext(image)[1].lower() in known_suffixes() else f"{image}.jpg"
+        plain = image.isdecimal() or os.path.splitext(image)[1].lower() not in known_suffixes()
+        name = f"{image}.jpg" if plain else image
         try:
             if not image:
                 raise ValueError("the image's name is empty")
@@ -119,7 +120,7 @@ class _Votes:
             return None
         mean = sum([k * count for k, count in enumerate(counts, start=1)]) / total
         square = sum([k * k * count for k, count in enumerate(counts, start=1)]) / total
-        row = LabelRow(source, line, name, mean, files=(name, image), counts=counts)
+        row = LabelRow(source, line, name, mean, files=(name, image) if plain else (), counts=counts)
         row.std = math.sqrt(max(square - mean * mean, 0.0))
         row.n_ratings = round(total) if all(count.is_integer() for count in counts) else None
         return row
