@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.category_rules import CATEGORY_RULES
+from aescli.ops.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,6 @@ class AttributeBranch(nn.Module):
         if self.adapter is not None:
             f = f + self.adapter(f)
         return self.score(f), None if self.category is None else self.category(f)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision values as float32, in which means over bins and losses are taken."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:

@@ -122,8 +122,9 @@ def make_objective(
     tokenizer = None
     if model.text is not None:
         without = sum(not s.text for s in pictures.samples)
-        if without == len(pictures.samples):
+        if without == len(pictures.samples) and preset.task != "piaa":
             raise UsageError("this model reads comments, and no picture of --data has one")
+        # What P learns here is everybody's taste; a person's prompt comes with that person's ratings.
         if without:
             log(f"{without} pictures have no comment: they are learnt from the image alone")
         tokenizer = pretrained_tokenizer(model.config.text)

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from torch import Tensor, nn
 
-from aescli.models.adaptation import AttributeConfig, at_least_float32
+from aescli.models.adaptation import AttributeConfig
 from aescli.models.aesmamba import AesMambaOutput
+from aescli.ops.precision import at_least_float32
 
 NotNegative = Annotated[float, Field(ge=0)]
 
