@@ -50,8 +50,10 @@ def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
 
 def _check(name: str, x: Tensor, dims: tuple[int, ...]) -> None:
     if x.dim() not in dims or not x.numel():
-        raise ValueError(f"{name}: a tensor of {' or '.join(map(str, dims))} dimensions, none of them 0, "
-                         f"is needed, got {tuple(x.shape)}")
+        raise ValueError(
+            f"{name}: a tensor of {' or '.join(map(str, dims))} dimensions, none of them 0, "
+            f"is needed, got {tuple(x.shape)}"
+        )
 
 
 class _CrossScan(torch.autograd.Function):

@@ -44,7 +44,9 @@ def selective_scan_2d(
     """
     _check(x, projected, dt_weight, dt_bias, A, D)
     if backend not in BACKENDS:
-        raise ValueError(f"selective_scan_2d: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        raise ValueError(
+            f"selective_scan_2d: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}"
+        )
     tensors = (x, projected, dt_weight, dt_bias, A, D)
     compiled = _is_worth_compiling(tensors) if backend == "auto" else backend == "compiled"
     with torch.autocast(x.device.type, enabled=False):
