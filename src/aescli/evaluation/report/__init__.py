@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,20 +88,36 @@ def write_report(
 
 
 _FIGURES = {
-    "prediction_truth": ("Prediction against truth", "Dashed: no error. Above and right how often each score occurs; "
-                         "below the residual, prediction − truth."),
-    "confusion": ("Confusion matrix", "Images by true and predicted class; shade and per cent: share of the true class."),
+    "prediction_truth": (
+        "Prediction against truth",
+        "Dashed: no error. Above and right how often each score occurs; below the residual, prediction − truth.",
+    ),
+    "confusion": (
+        "Confusion matrix",
+        "Images by true and predicted class; shade and per cent: share of the true class.",
+    ),
     "score_distributions": ("Score distributions", "True scores filled, predicted ones as a line."),
-    "labels": ("Labels", "All images that were measured."),
-    "categories": ("Scale categories", "Above the rank correlation among the images of one category, with its 95 % "
-                   "interval; below the mean error there."),
-    "attributes": ("Categories of the attributes", "Share of the images in each scale category of each rated attribute."),
-    "experts": ("Use of the experts", "How the mixture of experts routed the measured images, for each task."),
+    "labels": ("Labels", "True scores of the measured images, and their classes."),
+    "categories": (
+        "Scale categories",
+        "Above the rank correlation among the images of one category, with its 95 % interval; below the mean error.",
+    ),
+    "attributes": (
+        "Categories of the attributes",
+        "Share of the images in each scale category of each rated attribute.",
+    ),
+    "experts": (
+        "Use of the experts",
+        "How the mixture of experts routed the measured images, for each task.",
+    ),
     "groups": ("Subgroups", "Value and 95 % interval in each subgroup of the measured images."),
     "repeats": ("Spread over repeats", "Boxes: quartiles and range; a point for each repeat or fold."),
-    "frequency": ("What the detail enhancement module sees", "Mean activation of its output over the face, each map on "
-                  "a scale of its own (blue low, red high), with none, one or both frequency bands let through."),
-}  # fmt: skip
+    "frequency": (
+        "What the detail enhancement module sees",
+        "Four maps: mean activation of the module's output with none, one or both frequency bands let through. "
+        "Last two: magnitude of the bands themselves. Each map has a scale of its own, blue low, red high.",
+    ),
+}
 """name of the files → title and caption, in the order of the page."""
 
 
@@ -188,8 +205,9 @@ def _heatmaps(
     if not len(crops):
         note("no frequency heat maps: no face was found in the chosen images")
         return []
-    figure = heatmaps.heatmap_figure(crops, heatmaps.frequency_maps(checkpoint, crops))
-    return [_picture(figure, folder, "frequency", wide=True)]
+    maps = heatmaps.frequency_maps(checkpoint, crops)
+    picture = _picture(heatmaps.heatmap_figure(crops, maps), folder, "frequency", wide=True)
+    return [replace(picture, caption=f"{picture.caption} {maps.describe()}")]
 
 
 def _thumbnails(evaluation: Evaluation, note: Callable[[str], None]) -> dict[str, Any]:

@@ -83,10 +83,7 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
         handle.set(alpha=1, sizes=[24])
     for axes in (top, right, side):
         _bare(axes)
-    top.tick_params(labelbottom=False)
     main.tick_params(labelbottom=False)
-    right.tick_params(labelleft=False)
-    side.tick_params(labelleft=False)
     return figure
 
 
@@ -212,7 +209,7 @@ def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", 
         axes.set_title(metric, loc="left")
         axes.set_yticks(range(len(groups)), [f"{g.name} ({g.n})" for g in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
     return figure
 
 
@@ -263,6 +260,4 @@ def _bare(axes: Axes) -> None:
     """Only the shape of a histogram: its height is a density that nobody reads."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.tick_params(left=False, bottom=False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.offsetText.set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
