@@ -208,34 +208,11 @@ def train_model(
         group.wait()
     samples = data.pictures.samples
     if group.first:
-<<<<<<< HEAD
-        _describe_run(out, preset, parts, device)
+        _describe_run(out, preset, parts, device, samples)
     side = importlib.import_module(f"aescli.training.{preset.architecture}")
     objective = side.make_objective(
         preset, model, source, data.pictures, parts.train, device, features, log, group
     )
-=======
-        _describe_run(out, preset, parts, device, samples)
-    if preset.train.probe and model.skips is not None:
-        loss = preset.train.loss
-        cuts = preset.data.class_cuts
-        chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
-        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
-    if preset.train.loss.teacher:
-        opinions = teach(
-            preset.train.teacher,
-            model.encoder,
-            data.pictures,
-            targets,
-            parts.train,
-            len(preset.model.score_heads),
-            preset.train.loss.rater_noise,
-            device,
-            features,
-            log,
-        )
-        targets = replace(targets, teacher=opinions)
->>>>>>> wip-report
     trainer = Trainer(
         model,
         source,

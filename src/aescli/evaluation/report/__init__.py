@@ -89,17 +89,6 @@ def write_report(
 
 
 _FIGURES = {
-<<<<<<< HEAD
-    "prediction_truth": ("Prediction against truth", "Dashed: no error. Above and right how often each score occurs; "
-                         "below the residual, prediction − truth."),
-    "confusion": ("Confusion matrix", "Images by true and predicted class; shade and per cent: share of the true one."),
-    "score_distributions": ("Score distributions", "True scores filled, predicted ones as a line."),
-    "labels": ("Labels", "All images that were measured."),
-    "categories": ("Scale categories", "Above the rank correlation among the images of one category, with its 95 % "
-                   "interval; below the mean error there."),
-    "attributes": ("Categories of the attributes", "Share of the images in each scale category of each attribute."),
-    "experts": ("Use of the experts", "How the mixture of experts routed the measured images, for each task."),
-=======
     "prediction_truth": (
         "Prediction against truth",
         "Dashed: no error. Above and right how often each score occurs; below the residual, prediction − truth.",
@@ -122,7 +111,6 @@ _FIGURES = {
         "Use of the experts",
         "How the mixture of experts routed the measured images, for each task.",
     ),
->>>>>>> wip-report
     "groups": ("Subgroups", "Value and 95 % interval in each subgroup of the measured images."),
     "repeats": ("Spread over repeats", "Boxes: quartiles and range; a point for each repeat or fold."),
     "frequency": (
