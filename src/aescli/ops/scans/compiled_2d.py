@@ -63,7 +63,8 @@ def _kernel(x, p, W, bias, A, D, orders, y, length, channels, rank, states, begi
 @cache
 def _compiled(half: bool):
     maps, floats, integers = (
-        types.Array(kind, 1, "C") for kind in (types.int16 if half else types.float32, types.float32, types.int64)
+        types.Array(kind, 1, "C")
+        for kind in (types.int16 if half else types.float32, types.float32, types.int64)
     )
     signature = types.void(maps, *(floats,) * 5, integers, maps, *(types.int64,) * 6)
     return njit(signature, nogil=True, cache=True, error_model="numpy", boundscheck=False)(_kernel)
