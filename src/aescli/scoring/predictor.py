@@ -21,10 +21,14 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
 class Prediction(NamedTuple):
-    """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0."""
+    """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0.
+
+    features: (B, d) float32 image features for a personal model; None from a model that has none to give.
+    """
 
     scores: np.ndarray
     probabilities: np.ndarray
+    features: np.ndarray | None = None
 
 
 class Predictor(Protocol):
@@ -82,7 +86,7 @@ class TorchPredictor:
     def predict(self, images: np.ndarray) -> Prediction:
         """See `Predictor`. Out of memory halves the batch, for this call and all later ones; AesError at one
         image."""
-        start, scores, probabilities = 0, [], []
+        start, parts = 0, []
         while start < len(images):
             count = min(self._largest, len(images) - start)
             try:
@@ -98,10 +102,10 @@ class TorchPredictor:
                 self._largest = max(1, count // 2)
                 self._release()
                 continue
-            scores.append(part.scores)
-            probabilities.append(part.probabilities)
+            parts.append(part)
             start += count
-        return Prediction(np.concatenate(scores), np.concatenate(probabilities))
+        columns = zip(*parts, strict=True)
+        return Prediction(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
     def _forward(self, images: np.ndarray) -> Prediction:
         import torch
@@ -128,9 +132,10 @@ class TorchPredictor:
         chosen = output.score if self._head is None else output.head_scores[:, self._head]
         # A prediction a little beyond the scale's end means its end.
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
+        features = output.levels.float().cpu().numpy()
         if output.logits is None:
-            return Prediction(scores, np.empty((len(scores), 0)))
-        return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy())
+            return Prediction(scores, np.empty((len(scores), 0)), features)
+        return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy(), features)
 
     def _release(self) -> None:
         import torch
