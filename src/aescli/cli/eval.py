@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from aescli.cli.common import (
     DeviceOption,
     DType,
     DTypeOption,
+    LabelScaleOption,
     ModelOption,
     QuietOption,
     RatersOption,
@@ -27,7 +27,9 @@ from aescli.cli.common import (
     WorkersOption,
     count,
     note,
+    numbers,
     progress,
+    scale_of,
 )
 from aescli.errors import AesError, UsageError
 
@@ -136,10 +138,7 @@ def evaluate(
         str | None,
         _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
     ] = None,
-    label_scale: Annotated[
-        str | None,
-        _option("--label-scale", metavar="LOW,HIGH", help="Scale of a CSV's scores (default: guessed)."),
-    ] = None,
+    label_scale: LabelScaleOption = None,
     scale: Annotated[
         str | None,
         _option(
@@ -195,11 +194,11 @@ def evaluate(
         raise UsageError("--scale is for --predictions: a model knows its scale (labels: --label-scale)")
     if fold is not None and split is not None:
         raise UsageError("--fold and --split exclude each other")
-    wanted_cuts = None if cuts is None else _numbers("--cuts", cuts)
+    wanted_cuts = None if cuts is None else numbers("--cuts", cuts)
     if wanted_cuts is not None and sorted(set(wanted_cuts)) != list(wanted_cuts):
         raise UsageError(f"--cuts {cuts}: the boundaries must ascend")
-    predictions_scale = None if scale is None else _scale("--scale", scale)
-    labels_scale = None if label_scale is None else _scale("--label-scale", label_scale)
+    predictions_scale = None if scale is None else scale_of("--scale", scale)
+    labels_scale = None if label_scale is None else scale_of("--label-scale", label_scale)
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
@@ -318,23 +317,6 @@ def _choose(dataset: Dataset, fold: int | None, split: str | None) -> Sequence[i
     if file.endswith(".json"):
         return splits.Split.load(Path(file)).indices(dataset, part)
     return splits.named_split(dataset, split)
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = (math.nan,)
-    if not all(map(math.isfinite, values)):
-        raise UsageError(f"{option} {text}: give numbers with commas between them, such as 1,5")
-    return values
-
-
-def _scale(option: str, text: str) -> tuple[float, float]:
-    values = _numbers(option, text)
-    if len(values) != 2 or values[0] >= values[1]:
-        raise UsageError(f"{option} {text}: give the lowest and the highest score, such as 1,5")
-    return values[0], values[1]
 
 
 def _emit(text: str, out: Path | None) -> None:
