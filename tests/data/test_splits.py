@@ -113,11 +113,16 @@ def test_official_parts_that_do_not_exist():
 
 @pytest.mark.parametrize(
     ("shares", "names", "groups"),
-    [([1.0], "ab", None), ([1, 0], "ab", None), ([1, 1], "aa", None), ([1, 1], "ab", [0, 0])],
+    [([1.0], "ab", None), ([1, 0], "ab", None), ([1, 1], "aa", None)],
 )
 def test_impossible_splits(shares, names, groups):
     with pytest.raises(ValueError, match=r"split|unique"):
         splits.apportion(shares, list(names), [1.0] * len(names), groups)
+
+
+def test_too_few_groups_for_the_parts():
+    with pytest.raises(AesError, match=r"2 images in 1 groups of near-duplicates .* label more"):
+        splits.apportion([1, 1], ["a", "b"], [1.0, 1.0], [0, 0])
 
 
 def test_split_files_come_back_and_notice_changes(tmp_path):

@@ -69,6 +69,7 @@ def read(
     rows = []
     for line, cells in table.rows:
         row = LabelRow(str(data), line, cells[image], cells[scores[0]])
+        row.no_image = "" if cells[image].strip() else "the image's name is empty"
         row.group = {key: cell for key, cell in cells.items() if key not in used and cell}
         fold = cells.get(special["fold"] or "", "")
         row.fold = int(fold) if fold.isdecimal() else None
@@ -102,7 +103,7 @@ def read(
     if scale is None:
         low, high = dataset.scale
         dataset.notes.notes.append(
-            f"scale {low:g} to {high:g} assumed from the scores; declare it with --scale"
+            f"scale {low:g} to {high:g} assumed from the scores; declare it with --label-scale"
         )
     return dataset
 
