@@ -114,17 +114,15 @@ _Strict = with_config(ConfigDict(arbitrary_types_allowed=True))(Preset)
 def _refuse_contradictions(preset: Preset, where: str) -> None:
     """Fields that are right one by one and wrong together."""
     train = preset.train
-    if train.mixup and not train.loss.label_sigma and "classification" in preset.model.tasks:
+    if train.mixup and not train.loss.label_sigma and "classification" in getattr(preset.model, "tasks", ()):
         raise UsageError(
             f"{where}: train.mixup: {train.mixup:g} blends scores, and whole classes cannot be blended; set "
             "train.loss.label_sigma above 0, train.mixup to 0 or model.tasks to [regression]"
         )
-    cuts, classes = preset.data.class_cuts, preset.model.classes
-    if list(cuts) != sorted(set(cuts)) or len(cuts) != classes - 1:
-        raise UsageError(
-            f"{where}: data.class_cuts: {list(cuts)} must be {classes - 1} ascending scores, one between each two "
-            f"of model.classes: {classes}"
-        )
+    cuts = preset.data.class_cuts
+    wanted = getattr(preset.model, "classes", len(cuts) + 1) - 1  # an architecture may count by attribute
+    if list(cuts) != sorted(set(cuts)) or len(cuts) != wanted:
+        raise UsageError(f"{where}: data.class_cuts: {list(cuts)} must be {wanted} ascending scores")
     shares, encoders = train.teacher.shares, train.teacher.encoders
     if shares is not None and len(shares) != len(encoders):
         raise UsageError(
