@@ -331,13 +331,6 @@ def test_columns_by_name_and_a_second_score(tmp_path):
         read_dataset("csv", path, match_images=False, score_columns=["beuty2"])
 
 
-def test_a_row_without_an_image_name_says_so(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
-    path = write(tmp_path / "t.csv", "image,score\na.jpg,3\n ,4\n")
-    report = read_dataset("csv", path).notes
-    assert [str(problem) for problem in report.missing] == [f"{path}:3: the image's name is empty"]
-
-
 def test_ambiguous_score_columns_ask(tmp_path):
     path = write(tmp_path / "t.csv", "image,u,v\na.jpg,1,2\n")
     with pytest.raises(AesError, match=r"u, v.*--score-column"):

@@ -69,7 +69,6 @@ def read(
     rows = []
     for line, cells in table.rows:
         row = LabelRow(str(data), line, cells[image], cells[scores[0]])
-        row.no_image = "" if cells[image].strip() else "the image's name is empty"
         row.group = {key: cell for key, cell in cells.items() if key not in used and cell}
         fold = cells.get(special["fold"] or "", "")
         row.fold = int(fold) if fold.isdecimal() else None
