@@ -199,7 +199,7 @@ def test_without_matplotlib_the_extra_is_named(result, tmp_path, monkeypatch):
 
 MEASURE = """
 const frame = document.querySelector("iframe"), view = frame.contentWindow, page = frame.contentDocument;
-const box = e => e.getBoundingClientRect(), found = {cut: [], overlap: [], faint: []};
+const box = e => e.getBoundingClientRect(), found = {cut: [], overlap: [], faint: [], smallest: 99};
 function light(rgb) {
   const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number).map(v => v / 255)
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -219,6 +219,8 @@ for (const svg of page.querySelectorAll("figure svg")) {
       if (w > 2 && h > 0.35 * Math.min(b.height, boxes[j].height) && !/rotate\\((?!-?0[ )]|-?90)/.test(t.outerHTML))
         found.overlap.push(label + " / " + texts[j].textContent);
     }
+    found.smallest = Math.min(found.smallest, parseFloat(view.getComputedStyle(t).fontSize) * t.getScreenCTM().a
+      || found.smallest);
     const ink = light(view.getComputedStyle(t).fill);
     const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
     if (contrast < 4.5) found.faint.push(label + " " + contrast.toFixed(1));
@@ -267,5 +269,6 @@ def test_a_browser_shows_every_label_whole_and_readable(folder, tmp_path, width,
     assert found["cut"] == []
     assert found["overlap"] == []
     assert found["faint"] == []
+    assert found["smallest"] >= 6.5, "CSS pixels"
     assert found["columns"] == (1 if width == 360 else 2)
     assert found["background"] == ("rgb(17, 21, 27)" if dark else "rgb(245, 247, 250)")

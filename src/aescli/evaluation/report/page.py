@@ -263,6 +263,8 @@ tbody tr:last-child td { border-bottom: none; }
   td .what { display: none; }
   td .range { display: block; }
   td br { display: none; }
+  main { padding: 12px 8px 40px; }
+  section { padding: 12px 10px; }
 }
 .figures { columns: 2 430px; column-gap: 30px; }
 figure { margin: 0; min-width: 0; }
