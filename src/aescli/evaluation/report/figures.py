@@ -66,8 +66,9 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
     furthest = max(float(np.abs(p.pred - p.true).max()) for _, p in parts) or 1.0
     for name, part in parts:
         colour, error = PALETTE[name], part.pred - part.true
-        few = 1 if len(part) < 300 else 0.6  # many points must not hide each other
-        size, alpha = (6 / few, 0.4 * few) if name == "train" else (8 / few, 0.85 * few)
+        many = len(part) > 300  # points must not hide each other
+        sizes = {"train": (4, 0.25), "test": (6, 0.5)} if many else {"train": (8, 0.4), "test": (10, 0.85)}
+        size, alpha = sizes[name]
         label = f"{name}, n = {len(part)}, RMSE {np.sqrt((error**2).mean()):.3f}"
         dots = {"s": size, "alpha": alpha, "color": colour, "linewidths": 0, "rasterized": True}
         main.scatter(part.true, part.pred, label=label, **dots)
