@@ -171,7 +171,7 @@ def category_shares(attributes: Mapping[str, np.ndarray]) -> Figure:
                 axes.text(left + share / 2, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=7)
             left += share
     axes.set(xlim=(0, 1), ylim=(len(attributes) - 0.5, -0.5))
-    axes.set_yticks(range(len(attributes)), list(attributes))
+    axes.set_yticks(range(len(attributes)), [_short(name) for name in attributes])
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.grid(False)
     axes.spines["left"].set_visible(False)
@@ -201,7 +201,8 @@ def category_correlations(categories: Sequence[Category]) -> Figure:
 
 
 def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", "SRCC", "MAE")) -> Figure:
-    """A metric's value and interval in each subgroup, a panel for each metric."""
+    """A metric's value and interval in each of the (at most 30) largest subgroups, a panel for each metric."""
+    groups = sorted(sorted(groups, key=lambda g: -g.n)[:30], key=lambda g: g.name)
     named = [m for m in metrics if any(m in g.metrics for g in groups)]
     figure = new_figure(WIDTH, 0.3 * len(groups) + 1.1)
     panels = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
@@ -211,7 +212,7 @@ def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", 
             axes.plot([estimate.low, estimate.high], [row, row], color=PALETTE["train"], linewidth=1.6)
             axes.plot([estimate.value], [row], "o", color=PALETTE["train"], markersize=4.5)
         axes.set_title(metric, loc="left")
-        axes.set_yticks(range(len(groups)), [f"{g.name} ({g.n})" for g in groups])
+        axes.set_yticks(range(len(groups)), [f"{_short(g.name)} ({g.n})" for g in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=3)
     return figure
@@ -252,6 +253,12 @@ def _rectangle(corner: tuple[float, float], **style):
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, **style)
+
+
+def _short(group: str, most: int = 16) -> str:
+    """The value of "column=value", cut to what a figure has room for."""
+    value = group.partition("=")[2] or group
+    return value if len(value) <= most else value[: most - 1] + "…"
 
 
 def _wider(scale: Scale) -> Scale:
