@@ -99,14 +99,32 @@ def parse_preset(values: dict[str, Any], where: str) -> Preset:
     _refuse_unknown(values.get("model") or {}, model_type, where, "model.")
     try:
         model = TypeAdapter(model_type).validate_python(values.get("model") or {})
-        return TypeAdapter(_Strict).validate_python({**body, "model": model})
+        preset = TypeAdapter(_Strict).validate_python({**body, "model": model})
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
         raise UsageError(f"{where}: {location}: {first['msg']}, got {first.get('input')!r}") from None
+    _refuse_contradictions(preset, where)
+    return preset
 
 
 _Strict = with_config(ConfigDict(arbitrary_types_allowed=True))(Preset)
+
+
+def _refuse_contradictions(preset: Preset, where: str) -> None:
+    """Fields that are right one by one and wrong together."""
+    train = preset.train
+    if train.mixup and not train.loss.label_sigma and "classification" in getattr(preset.model, "tasks", ()):
+        raise UsageError(
+            f"{where}: train.mixup: {train.mixup:g} blends scores, and whole classes cannot be blended; set "
+            "train.loss.label_sigma above 0, train.mixup to 0 or model.tasks to [regression]"
+        )
+    shares, encoders = train.teacher.shares, train.teacher.encoders
+    if shares is not None and len(shares) != len(encoders):
+        raise UsageError(
+            f"{where}: train.teacher.shares: one for each of train.teacher.encoders, got {len(shares)} for "
+            f"{len(encoders)}"
+        )
 
 
 def _refuse_unknown(

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from aescli.data import faces
+from aescli.data import faces, framing
 from aescli.data.images import load_image
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "photos" / "portrait.jpg"
@@ -70,11 +70,11 @@ def main() -> None:
         decode |= {f"{kind}, in full": (path, 10_000) for kind, path in paths.items()}
         cost = medians({n: lambda a=a: load_image(*a) for n, a in decode.items()}, options.rounds)
         print("decode of 12 megapixels, one thread")
-        full = faces.square_resize(load_image(paths["JPEG"], 10_000).pixels, 256)
+        full = framing.square_resize(load_image(paths["JPEG"], 10_000).pixels, 256)
         for name, (path, target) in decode.items():
             agreement = ""
             if "full" not in name:
-                quality = decibels(faces.square_resize(load_image(path, target).pixels, 256), full)
+                quality = decibels(framing.square_resize(load_image(path, target).pixels, 256), full)
                 agreement = f"  {quality:5.1f} dB against full, at 256 px"
             print(f"  {name:30} {cost[name]:7.1f} ms {1e3 / cost[name]:6.1f} img/s{agreement}")
 

@@ -22,15 +22,17 @@ class Brightness:
 
     task, scale, classes, digest = "fbp", (1.0, 5.0), 5, "brightness"
     cuts = (1.5, 2.5, 3.5, 4.5)
-    preprocessing = SimpleNamespace(size=32, faces=True, eye_mouth=0.36, eye_y=0.39)
+    distribution, attributes, reads_text = False, (), False
+    preprocessing = SimpleNamespace(size=32, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
     concurrency, batch_size = 4, 4
 
-    def predict(self, images):
+    def predict(self, images, texts=()):
         from aescli.scoring.predictor import Prediction
 
         scores = 1 + 4 * images.reshape(len(images), -1).mean(1) / 255
         weights = np.exp(-np.abs(scores[:, None] - np.arange(1, 6)))
-        return Prediction(scores, weights / weights.sum(1, keepdims=True))
+        nothing = np.empty((len(images), 0))
+        return Prediction(scores, weights / weights.sum(1, keepdims=True), nothing, nothing)
 
 
 @pytest.fixture

@@ -123,6 +123,67 @@ def test_a_table_of_the_best(aes, folder, tmp_path):
     assert "37.png" not in err
 
 
+def test_a_gallery_of_a_run(aes, folder, tmp_path):
+    page = tmp_path / "g.html"
+    (folder / "bad.png").write_bytes(b"")
+    code, _, err = aes(folder, "--faces", "none", "--gallery", page)
+    assert code == 0
+    assert "aes: gallery: " in err
+    text = page.read_text()
+    assert text.count('"score":') == 41
+    assert text.index("39.png") < text.index("00.png") < text.index("bad.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.html", "in"]
+    assert (
+        "--no-clobber"
+        in aes(folder, "--faces", "none", "--gallery", page, "-o", tmp_path / "s.csv", "--no-clobber")[2]
+    )
+    assert "is a folder" in aes(folder, "--gallery", tmp_path)[2]
+
+
+def test_where_picks_rows_files_and_stars(aes, folder, tmp_path):
+    out, best = tmp_path / "s.csv", tmp_path / "best"
+    words = [folder, "--faces", "none", "--where", "score > 4.2", "--copy-to", best, "--xmp", "-o", out]
+    code, _, err = aes(*words, "--gallery", tmp_path / "g.html", "--top", 2)
+    assert code == 0
+    names = [f"{k:02d}.png" for k in range(40) if round(1 + 24 * k / 255, 4) > 4.2]
+    assert [Path(r["path"]).name for r in rows(out.read_bytes())] == names
+    assert sorted(os.listdir(best)) == sorted(n + s for n in names for s in ("", ".xmp"))
+    assert len(os.listdir(folder)) == 40
+    assert (tmp_path / "g.html").read_text().count('"score":') == len(names)
+    assert f"aes: {len(names)} images match 'score > 4.2'" in err
+    assert "aes: 40 images: 40 scored" in err
+    assert aes(*words)[0] == 0  # again: nothing twice
+    assert len(os.listdir(best)) == 2 * len(names)
+    code, piped, _ = aes(folder, "--faces", "none", "--where", "score > 4.2", "--quiet")
+    assert [r["path"] for r in rows(piped)] == [r["path"] for r in rows(out.read_bytes())]
+
+
+def test_a_condition_changes_nothing_of_what_is_resumed(aes, folder, tmp_path):
+    from aescli.scoring.journal import Journal, journal_path
+
+    out = tmp_path / "s.csv"
+    words = [folder, "--faces", "none", "-o", out, "--batch-size", 4]
+    aes(*words)
+    whole = out.read_bytes()
+    discard, Journal.discard = Journal.discard, Journal.close
+    try:
+        aes(*words, "--where", "score > 4")
+    finally:
+        Journal.discard = discard
+    assert journal_path(out).exists()
+    assert out.read_bytes() != whole
+    _, _, err = aes(*words, "--resume")
+    assert "40 of them in an earlier run" in err
+    assert out.read_bytes() == whole
+
+
+def test_wrong_conditions_exit_2_before_anything_is_scored(aes, folder, tmp_path):
+    code, out, err = aes(folder, "--where", "scor >= 4", "--copy-to", tmp_path / "best")
+    assert (code, out) == (2, b"")
+    assert "is it score?" in err
+    assert not (tmp_path / "best").exists()
+
+
 def test_every_option_states_the_default_it_has():
     from aescli.cli import load_command
 

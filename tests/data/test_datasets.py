@@ -13,7 +13,7 @@ from PIL import Image
 
 from aescli.data.datasets import read_dataset
 from aescli.data.datasets.index import ImageIndex, NameIndex
-from aescli.data.datasets.mebeauty import read_ratings
+from aescli.data.datasets.ratings import read_ratings
 from aescli.data.datasets.scut import spellings
 from aescli.data.labels import CLASS_CUTS, class_cuts, map_scale, score_to_class
 from aescli.errors import AesError, UsageError
@@ -290,15 +290,6 @@ def test_mebeauty_never_takes_another_folders_file_of_the_same_name(tmp_path):
     assert [s.name for s in dataset.samples] == ["male/asian/13.jpg"]
 
 
-def test_ratings(tmp_path):
-    path = write(
-        tmp_path / "ratings.csv", "file,rater,score\na.jpg,R1,7.0\na.jpg,R2,11\na.jpg,R1,6\nb.jpg,R1,x\n"
-    )
-    ratings, bad = read_ratings(path)
-    assert [(r.name, r.rater, r.score) for r in ratings] == [("a.jpg", "R1", 7.0)]
-    assert [problem.line for problem in bad] == [3, 4, 5]
-
-
 # ---------------------------------------------------------------- any table
 
 
@@ -507,10 +498,20 @@ def test_real_mebeauty():
     originals = read_dataset("mebeauty", Path(REAL) / "mebeauty", variant="originals")
     assert len(originals) == 400
     assert len({s.name for s in originals.samples} & {s.name for s in crops.samples}) == 376
-    ratings, bad = read_ratings(Path(REAL) / "mebeauty" / "ratings.csv")
-    assert (len(ratings), bad) == (48116, [])
+    ratings = read_ratings("mebeauty", Path(REAL) / "mebeauty" / "ratings.csv", match_images=False)
+    assert (len(ratings), ratings.notes.bad) == (48116, [])
     mean = {s.name: s.score for s in crops.samples}
-    by_name: dict[str, list[float]] = {}
-    for rating in ratings:
-        by_name.setdefault(rating.name, []).append(rating.score)
-    assert max(abs(np.mean(by_name[name]) - mean[name]) for name in mean) < 1e-9
+    by_name = {
+        ratings.images[i]: ratings.score[ratings.image == i].mean() for i in range(len(ratings.images))
+    }
+    assert max(abs(by_name[name] - mean[name]) for name in mean) < 1e-9
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL, reason="AESCLI_DATA names no data folder")
+def test_real_sophoappeal():
+    dataset = read_dataset("auto", Path(REAL) / "sophoappeal")
+    assert (dataset.name, len(dataset), dataset.scale) == ("sophoappeal", 783, (1.0, 5.0))
+    assert dataset.notes.clean
+    assert not dataset.notes.notes  # every score is the mean of its votes
+    assert all(sum(s.counts) == s.n_ratings and s.group["db"] for s in dataset.samples)

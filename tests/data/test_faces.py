@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aescli.data import faces as module
-from aescli.data.faces import Face, FaceDetector, align_face, detector_model, is_tight_crop, square_resize
+from aescli.data.faces import Face, FaceDetector, align_face, detector_model, is_tight_crop
+from aescli.data.framing import square_resize
 from aescli.data.images import load_image
 from aescli.errors import AesError
 

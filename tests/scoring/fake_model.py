@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,15 +21,16 @@ class FakePredictor:
     """Score 1 … 5 from the mean brightness, five probabilities from the distance to each class."""
 
     task, scale, classes, digest = "fbp", (1.0, 5.0), 5, "fake-1"
-    preprocessing = SimpleNamespace(size=32, faces=True, eye_mouth=0.36, eye_y=0.39)
+    preprocessing = SimpleNamespace(size=32, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
     cuts = (1.5, 2.5, 3.5, 4.5)
+    distribution, attributes, reads_text = False, (), False
     concurrency, batch_size = 4, 4
 
     def __init__(self, delay: float = 0.0):
         self.delay = delay
         self.batches: list[int] = []
 
-    def predict(self, images: np.ndarray) -> Prediction:
+    def predict(self, images: np.ndarray, texts: Sequence[str] = ()) -> Prediction:
         assert images.dtype == np.uint8
         assert images.shape[1:] == (32, 32, 3)
         self.batches.append(len(images))
@@ -36,7 +38,8 @@ class FakePredictor:
         scores = 1 + 4 * images.reshape(len(images), -1).mean(1) / 255
         logits = -np.abs(scores[:, None] - np.arange(1, 6))
         weights = np.exp(logits)
-        return Prediction(scores, weights / weights.sum(1, keepdims=True))
+        nothing = np.empty((len(images), 0))
+        return Prediction(scores, weights / weights.sum(1, keepdims=True), nothing, nothing)
 
 
 def load_fake(model: str | None = None, **options: str) -> FakePredictor:

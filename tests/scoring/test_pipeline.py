@@ -91,7 +91,7 @@ def test_folders_without_a_face_still_give_results_before_the_end():
 
 def test_a_failure_of_the_model_ends_the_run_and_its_threads():
     class Broken(FakePredictor):
-        def predict(self, images):
+        def predict(self, images, texts=()):
             raise RuntimeError("no such operator")
 
     before = threading.active_count()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from aescli.errors import AesError, UsageError
+from aescli.models.answers import Answers
 from aescli.scoring.predictor import TorchPredictor, choose_device, choose_dtype, load_predictor
 
 torch = pytest.importorskip("torch")
@@ -13,6 +14,8 @@ torch = pytest.importorskip("torch")
 class Colours(torch.nn.Module):
     """score = the normalised mean of red; logits = the three normalised channel means. Fails above `most`
     images."""
+
+    answers = Answers(probabilities=3)
 
     def __init__(self, most: int = 1 << 30, message: str = "DefaultCPUAllocator: can't allocate memory"):
         super().__init__()
@@ -24,7 +27,9 @@ class Colours(torch.nn.Module):
         if len(x) > self.most:
             raise RuntimeError(self.message)
         means = x.mean((2, 3))
-        return SimpleNamespace(score=means[:, 0], logits=means, head_scores=means)
+        return SimpleNamespace(
+            score=means[:, 0], probabilities=means.softmax(1), head_scores=means, levels=means
+        )
 
 
 def predictor(model=None, scale=(-9.0, 9.0), head=None) -> TorchPredictor:
@@ -129,13 +134,14 @@ def test_models_with_one_task():
 
         def forward(self, x):
             return SimpleNamespace(
-                **{"score": None, "logits": None, **{k: x.mean((1, 2, 3)) for k in self.keep}}
+                **{"score": None, "probabilities": None, **{k: x.mean((1, 2, 3)) for k in self.keep}},
+                levels=x.mean((2, 3)),
             )
 
     got = predictor(Only(score=True)).predict(images(2))
     assert got.probabilities.shape == (2, 0)
     with pytest.raises(AesError, match="no score"):
-        predictor(Only(logits=True)).predict(images(2))
+        predictor(Only(probabilities=True)).predict(images(2))
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0,cuda:1", "cpu:x", "meta"])
@@ -159,8 +165,11 @@ def test_precision():
 
 
 def test_tasks_without_a_bundled_model_say_so():
-    with pytest.raises(AesError, match="no bundled model for --task viaa yet; give one with --model"):
-        load_predictor(None, task="viaa")
+    with pytest.raises(
+        AesError,
+        match=r"no model for --task miaa comes with aescli.*--model.*aes train --preset aesmamba-m-ava",
+    ):
+        load_predictor(None, task="miaa")
 
 
 @pytest.fixture(scope="module")

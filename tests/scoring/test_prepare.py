@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aescli.data.faces import Face, align_face, square_resize
+from aescli.data.faces import Face, align_face
 from aescli.data.finding import Found
+from aescli.data.framing import square_resize, stretch_resize
 from aescli.data.images import load_image
+from aescli.models.checkpoint import Preprocessing
 from aescli.scoring.prepare import Preparer
 from aescli.scoring.rows import NO_FACE
 
-SHAPE = SimpleNamespace(size=64, faces=True, eye_mouth=0.36, eye_y=0.39)
+SHAPE = SimpleNamespace(size=64, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
 
 
 def face(x: float, y: float, width: float) -> Face:
@@ -132,3 +134,10 @@ def test_unreadable_files_say_why(tmp_path):
 def test_unknown_mode():
     with pytest.raises(ValueError, match="faces must be one of"):
         Preparer(SHAPE, "some")
+
+
+def test_a_model_that_stretches_sees_the_whole_photo_without_borders(photo):
+    shape = Preprocessing(size=64, faces=False, fit="stretch")
+    crop = Preparer(shape, "none")(Found(photo)).crops[0]
+    pixels = load_image(photo, 64).pixels
+    np.testing.assert_array_equal(crop.pixels, stretch_resize(pixels, 64))

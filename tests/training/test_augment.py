@@ -3,13 +3,16 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from aescli.data.faces import align_face
+from aescli.models.checkpoint import Preprocessing
 from aescli.training.augment import augmented_crop, clean_crop
 from aescli.training.config import AugmentConfig
 
 MARKS = np.array([[80, 90], [120, 92], [100, 110], [85, 130], [116, 131]], np.float32)
 OFF = AugmentConfig(flip=0)
+PADDED = Preprocessing(size=64)
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +23,11 @@ def image():
 
 
 def _crop(image, config, seed=0, marks=MARKS):
-    return augmented_crop(image, marks, 64, 0.36, 0.39, config, np.random.default_rng(seed))
+    return augmented_crop(image, marks, PADDED, config, np.random.default_rng(seed))
 
 
 def test_strength_zero_is_the_clean_crop(image):
-    np.testing.assert_array_equal(_crop(image, OFF), clean_crop(image, MARKS, 64, 0.36, 0.39))
+    np.testing.assert_array_equal(_crop(image, OFF), clean_crop(image, MARKS, PADDED))
     np.testing.assert_array_equal(_crop(image, OFF), align_face(image, MARKS, 64, 0.36, 0.39))
 
 
@@ -32,7 +35,7 @@ def test_without_landmarks_the_whole_picture_is_used(image):
     # Smooth, so that only the place and the scale count, not how each of the two resamples.
     smooth = cv2.GaussianBlur(image, (0, 0), 8)
     whole = _crop(smooth, OFF, marks=None).astype(float)
-    assert np.abs(whole - clean_crop(smooth, None, 64, 0.36, 0.39)).mean() < 1.5
+    assert np.abs(whole - clean_crop(smooth, None, PADDED)).mean() < 1.5
 
 
 def test_flip_mirrors(image):
@@ -40,7 +43,7 @@ def test_flip_mirrors(image):
 
 
 def test_same_seed_same_crop(image):
-    strong = AugmentConfig(0.5, 0.2, 0.3, 15, 0.1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+    strong = AugmentConfig(0.5, 0.2, 0.3, 15, 0.1, 1, 0.5, 0.5, 0, 0.5, 0.5, 0.5, 0.5, 0.5)
     np.testing.assert_array_equal(_crop(image, strong, 3), _crop(image, strong, 3))
     assert not np.array_equal(_crop(image, strong, 3), _crop(image, strong, 4))
     for seed in range(30):
@@ -76,3 +79,20 @@ def test_degradations_change_detail_but_not_the_picture(image, kind):
     changed = _crop(image, AugmentConfig(flip=0, **{kind: 1.0})).astype(float)
     assert np.abs(plain - changed).mean() > 0.2
     assert np.corrcoef(plain.ravel(), changed.ravel())[0, 1] > 0.6
+
+
+def test_a_stretched_picture_is_cut_at_random_from_its_enlarged_self(image):
+    stretched = Preprocessing(size=64, fit="stretch")
+    wide = image[:120]
+
+    def crop(config, seed=0):
+        return augmented_crop(wide, None, stretched, config, np.random.default_rng(seed))
+
+    np.testing.assert_array_equal(crop(OFF), clean_crop(wide, None, stretched))
+    whole = np.array(Image.fromarray(wide).resize((80, 80), Image.Resampling.BICUBIC))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (64, 64, 3))[:, :, 0]
+    found = set()
+    for seed in range(8):
+        part = crop(AugmentConfig(flip=0, crop_from=80), seed)
+        found.add(tuple(np.argwhere((windows == part).all((2, 3, 4)))[0]))
+    assert len(found) > 4

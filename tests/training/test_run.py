@@ -231,22 +231,34 @@ def test_other_encoders_train_from_live_pictures(folder, tmp_path):
     assert np.isfinite(metrics["scut-fbp5500"]["score"]["MAE"])
 
 
-def test_two_processes_train_one_model(folder, tmp_path):
-    """The same command under a launcher: each takes its share, both end with the same weights, one writes."""
+@pytest.mark.parametrize("features", ["out / 'features'", "None"])
+def test_two_processes_train_one_model(folder, tmp_path, features):
+    """The same command under a launcher: each takes its share, both end with the same weights, one writes.
+
+    Only the first asks the teacher and fits the linear start; the other has its answers.
+    """
     script = tmp_path / "run.py"
+    changes = ["train.epochs=2", "train.ema=0.5", "train.probe=true", "train.loss.teacher=1"]
     script.write_text(
         "import os, torch\nfrom pathlib import Path\nfrom aescli.presets import load_preset\n"
-        "from aescli.training import run\nfrom aescli.training.trainer import Trainer\n"
-        f"preset = load_preset('momamba-lite', {[*SMALL, 'train.epochs=2', 'train.ema=0.5']!r})\n"
+        "from aescli.training import momamba, run\nfrom aescli.training.trainer import Trainer\n"
+        f"preset = load_preset('momamba-lite', {[*SMALL, *changes]!r})\n"
         f"out = Path({str(tmp_path)!r})\n"
         "real = Trainer.run\n"
         "def and_keep(self, resume=False):\n"
         "    real(self, resume)\n"
-        "    torch.save(self.model.state_dict(), out / f'rank{self.group.rank}.pt')\n"
+        "    kept = {**self.model.state_dict(), 'opinions': self.objective.targets.teacher}\n"
+        "    torch.save(kept, out / f'rank{self.group.rank}.pt')\n"
         "Trainer.run = and_keep\n"
+        "def asked(name, real):\n"
+        "    (out / f'{name}{os.environ[\"RANK\"]}').touch()\n"
+        "    return real\n"
+        "for name in ('teach', 'fit_skips'):\n"
+        "    real_one = getattr(momamba, name)\n"
+        "    setattr(momamba, name, lambda *a, n=name, r=real_one: asked(n, r)(*a))\n"
         f"data = run.read_training_data(preset, [Path({str(folder)!r})])\n"
         "parts = run.split_data(data, preset, 1)\n"
-        "run.train_model(preset, data, parts, out / 'two', features=out / 'features', log=lambda _: None)\n"
+        f"run.train_model(preset, data, parts, out / 'two', features={features}, log=lambda _: None)\n"
     )
     launch = [
         sys.executable,
@@ -259,7 +271,13 @@ def test_two_processes_train_one_model(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     for key in a:
-        torch.testing.assert_close(a[key], b[key])
+        torch.testing.assert_close(a[key], b[key], equal_nan=True)
+    assert (
+        a["opinions"].isfinite().sum()
+        == json.loads((tmp_path / "two" / "run.json").read_text())["train"]
+        > 20
+    )
+    assert sorted(p.name for p in tmp_path.glob("[tf]*[01]")) == ["fit_skips0", "teach0"]
     metrics = json.loads((tmp_path / "two" / "checkpoint" / "metrics.json").read_text())
     assert metrics["scut-fbp5500"]["n"] == 8
     assert len(metrics["history"]) == 2

@@ -1,15 +1,21 @@
 """The teacher against scikit-learn and against refitting without each picture."""
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
+from aescli.models.checkpoint import Preprocessing
 from aescli.models.momamba import MoMambaOutput
 from aescli.training import teacher
 from aescli.training.config import LossConfig
+from aescli.training.features import pooled_features
 from aescli.training.losses import MoMambaLoss
+from aescli.training.samples import Pictures, TrainingSample
 
 
 def _data(n=40, d=6):
@@ -43,6 +49,56 @@ def test_answers_equal_a_gaussian_process_without_the_picture(monkeypatch):
     for left in (0, 7, 29):
         rows = np.setdiff1d(np.arange(30), [left])
         np.testing.assert_allclose(answers[left], mean + process(rows).predict(z[[left]])[0], atol=1e-8)
+
+
+class _Encoder(nn.Module):
+    """Two levels that see left and right; counts its calls."""
+
+    cut, calls = 0, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return [x[..., : x.shape[-1] // 2], x.mean(1, keepdim=True) ** 2]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    samples = []
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        samples.append(TrainingSample(str(i), tmp_path / f"{i}.png", 3.0, 0))
+    return Pictures(samples, Preprocessing(size=32, faces=False))
+
+
+def test_features_are_of_both_sides_and_kept(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "encoder_statistics", lambda _: ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    encoder, device, cache = _Encoder(), torch.device("cpu"), tmp_path / "kept"
+    first = teacher._pooled(encoder, pictures, device, cache)
+    x = np.stack([pictures.clean(i) for i in range(3)]) / 127.5 - 1
+    expected = np.c_[x.mean((1, 2)), (x.mean(-1) ** 2).mean((1, 2))]
+    np.testing.assert_allclose(first, expected, atol=1e-2)  # bfloat16 where the processor has it
+    calls = encoder.calls
+    np.testing.assert_array_equal(teacher._pooled(encoder, pictures, device, cache), first)
+    assert encoder.calls == calls
+    np.testing.assert_array_equal(teacher._pooled(encoder, pictures, device, None), first)
+    assert encoder.calls > calls
+
+
+def test_broken_off_writing_leaves_no_features_to_be_read(tmp_path, monkeypatch):
+    batches, path = [[torch.ones(2, 3, 4, 4)]], tmp_path / "pooled.npy"
+
+    def breaks_off(file, array):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            pooled_features(lambda batch: batch, batches, path)
+    assert not path.exists()
+    np.testing.assert_array_equal(pooled_features(lambda batch: batch, batches, path), np.ones((2, 3)))
+    np.testing.assert_array_equal(pooled_features(None, None, path), np.ones((2, 3)))
 
 
 def test_unknown_opinions_cost_nothing():

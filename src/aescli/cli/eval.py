@@ -55,6 +55,15 @@ class Layout(StrEnum):
     scut5500 = "scut-fbp5500"
     scut = "scut-fbp"
     mebeauty = "mebeauty"
+    ava = "ava"
+    ava_captions = "ava-captions"
+    photonet = "photonet"
+    photonet_captions = "photonet-captions"
+    aadb = "aadb"
+    tad66k = "tad66k"
+    para = "para"
+    flickr_aes = "flickr-aes"
+    sophoappeal = "sophoappeal"
     csv = "csv"
 
 

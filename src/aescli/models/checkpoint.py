@@ -13,14 +13,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from aescli.errors import AesError
+from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
+from aescli.models.text import TOKENIZER, TextTokenizer, load_tokenizer
 
 WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
     "model.safetensors",
@@ -38,6 +40,7 @@ DEFAULT_MODELS = {"fbp": "momamba-lite"}
 class Preprocessing:
     """How pixels become model input: ((RGB / 255) − mean) / std at size × size.
 
+    fit: how a whole picture becomes a square: "pad" keeps its proportions on grey, "stretch" does not.
     faces: the input is one face, found and aligned so that the eye line lies at `eye_y` and the distance from the
     eyes to the mouth is `eye_mouth`, both as shares of the side.
     """
@@ -45,6 +48,7 @@ class Preprocessing:
     size: int = 224
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: Literal["pad", "stretch"] = "pad"
     faces: bool = True
     eye_mouth: float = 0.36
     eye_y: float = 0.39
@@ -79,11 +83,21 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the sha256 over weights and config: two equal digests score alike."""
+        """First 16 hex digits of the sha256 over config, weights (and tokenizer): two equal digests score alike."""
         sha = hashlib.sha256()
-        for name in (CONFIG, WEIGHTS):
-            sha.update((self.path / name).read_bytes())
+        for name in (CONFIG, WEIGHTS, TOKENIZER):
+            if (path := self.path / name).is_file():
+                sha.update(path.read_bytes())
         return sha.hexdigest()[:16]
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """What turns comments into tokens for a model that reads text.
+
+        Raises:
+            AesError: the extra `text` is not installed, or the tokenizer's file is missing or damaged.
+        """
+        return load_tokenizer(self.path, self.model.config.text)
 
     @cached_property
     def training_hashes(self) -> frozenset[str]:
@@ -92,7 +106,10 @@ class Checkpoint:
         return frozenset(path.read_text().split()) if path.is_file() else frozenset()
 
 
-BUILDERS: dict[str, tuple[type, Callable[..., nn.Module]]] = {"momamba": (MoMambaConfig, MoMamba)}
+BUILDERS: dict[str, tuple[type, Callable[..., nn.Module]]] = {
+    "momamba": (MoMambaConfig, MoMamba),
+    "aesmamba": (AesMambaConfig, AesMamba),
+}
 
 
 def build_model(config: dict[str, Any], *, initialise_encoder: bool = True) -> nn.Module:
@@ -201,8 +218,9 @@ def save_checkpoint(
     card: Card,
     metrics: dict[str, Any] | None = None,
     training_hashes: set[str] | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a checkpoint folder so that it is either complete or absent.
+    """Write a checkpoint folder so that it is either complete or absent; a model that reads text needs its tokenizer.
 
     Everything is written to a sibling folder that then takes the place of `folder` (an older checkpoint there is
     moved aside and removed only after that).
@@ -219,6 +237,8 @@ def save_checkpoint(
             write_json(staging / METRICS, metrics)
         if training_hashes:
             (staging / TRAINING_IMAGES).write_text("\n".join(sorted(training_hashes)) + "\n")
+        if tokenizer is not None:
+            tokenizer.save(staging)
         staging.chmod(0o755)  # mkdtemp and safetensors make them readable for the owner alone
         for file in staging.iterdir():
             file.chmod(0o644)

@@ -6,14 +6,18 @@ half once. Knows nothing about decoders, tasks or files other than pretrained en
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
+from aescli.models.pooling import PooledEncoder
+from aescli.models.vmamba import VARIANTS, VMamba
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,15 +26,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EncoderConfig:
     """Which encoder, and which of its hidden features the decoder sees.
 
-    name: `mobilenetv1`, or any timm model (transformers through their blocks, others through `features_only`).
-    levels: 1-based block (or, for timm's convolutional models, stage) numbers; None takes thirds of the depth
-        of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
+    name: `mobilenetv1`, a published VMamba variant (`vmamba_tiny_v0`, …), or any timm model (transformers through
+        their blocks, others through `features_only`).
+    levels: 1-based block (or, for VMamba and timm's convolutional models, stage) numbers; None takes thirds of the
+        depth of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
     image_size: side of the square input in pixels.
     pretrained: let timm fetch its own weights when training starts (never when a checkpoint is loaded).
-    weights: safetensors file to initialise from.
-    drop_path: stochastic depth rate of timm models.
+    weights: safetensors file to initialise from; for VMamba also an official .pth checkpoint.
+    drop_path: stochastic depth rate of VMamba and timm models.
     fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
         function with frozen statistics, a third faster in training and scoring.
+    pooling: "maps" hands on the levels as they are; "statistics" their channels' means and deviations as one level
+        of one position.
     """
 
     name: str = "vit_base_patch16_224"
@@ -40,6 +47,7 @@ class EncoderConfig:
     weights: str | None = None
     drop_path: float = 0.0
     fold_norms: bool = False
+    pooling: Literal["maps", "statistics"] = "maps"
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -147,6 +155,35 @@ class TransformerEncoder(_WholeEncoder):
         return maps
 
 
+class VMambaEncoder(_WholeEncoder):
+    """A published VMamba variant; levels are stages, 1-based, each as it leaves its last block.
+
+    The last stage's map goes through the final LayerNorm, per position; without that stage nothing is normalised.
+    """
+
+    def __init__(self, name: str, levels: Sequence[int] | None, drop_path: float = 0.0) -> None:
+        super().__init__()
+        config = replace(VARIANTS[name], drop_path=drop_path)
+        stages = len(config.depths)
+        self.levels = tuple(levels or range(1, stages + 1))
+        if any(not 1 <= level <= stages for level in self.levels) or list(self.levels) != sorted(
+            set(self.levels)
+        ):
+            raise AesError(
+                f"encoder.levels: {list(self.levels)} must be ascending stage numbers from 1 to {stages} of {name}"
+            )
+        # Stages above the deepest level would only cost time and parameters.
+        self.net = VMamba(replace(config, depths=config.depths[: self.levels[-1]]))
+        if self.levels[-1] < stages:
+            self.net.norm = nn.Identity()
+        self.channels = [config.widths[level - 1] for level in self.levels]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        stages = self.net.stages(images)
+        stages[-1] = self.net.norm(stages[-1])
+        return [stages[level - 1].permute(0, 3, 1, 2) for level in self.levels]
+
+
 class StageEncoder(_WholeEncoder):
     """Any timm model with `features_only`: convolutional or hierarchical; levels are stages, 1-based."""
 
@@ -165,14 +202,26 @@ class StageEncoder(_WholeEncoder):
         indices = tuple(level - 1 for level in self.levels)
         self.net = timm.create_model(name, features_only=True, out_indices=indices, **options)
         self.channels = self.net.feature_info.channels()
+        self.norm = _final_norm(timm.create_model(name, **options)) if stages in self.levels else None
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self.net(images)
         # Swin and its kin return channels last.
-        return [
+        maps = [
             m.permute(0, 3, 1, 2) if m.shape[1] != c and m.shape[-1] == c else m
             for m, c in zip(maps, self.channels, strict=True)
         ]
+        if self.norm is not None:
+            last, norm = maps[-1].permute(0, 2, 3, 1), self.norm
+            last = F.layer_norm(last, (last.shape[-1],), norm.weight, norm.bias, norm.eps)
+            maps[-1] = last.permute(0, 3, 1, 2)
+        return maps
+
+
+def _final_norm(model: nn.Module) -> nn.Module | None:
+    """The LayerNorm between the last stage and the classifier (Swin, ConvNeXt), which `features_only` leaves out."""
+    norm = getattr(model, "norm", None) or getattr(getattr(model, "head", None), "norm", None)
+    return norm if isinstance(norm, nn.LayerNorm) else None
 
 
 def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Module:
@@ -187,6 +236,13 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
             raise AesError(
                 "encoder.pretrained: mobilenetv1 has no weights to fetch; name a file in encoder.weights"
             )
+    elif config.name in VARIANTS:
+        encoder = VMambaEncoder(config.name, config.levels, config.drop_path)
+        if initialise and config.pretrained:
+            raise AesError(
+                f"encoder.pretrained: {config.name} has no weights to fetch; name an official checkpoint in "
+                "encoder.weights"
+            )
     else:
         encoder = _timm_encoder(config, pretrained=initialise and config.pretrained)
     if initialise and config.weights:
@@ -195,7 +251,7 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
         if config.name != "mobilenetv1":
             raise AesError(f"encoder.fold_norms: {config.name} cannot fold its norms; only mobilenetv1 can")
         encoder.net = fold_norms(encoder.net)
-    return encoder
+    return PooledEncoder(encoder) if config.pooling == "statistics" else encoder
 
 
 def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
@@ -204,6 +260,8 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
     prepare_torchvision()
     import timm
 
+    if config.name.startswith("vmamba"):
+        raise AesError(f"encoder.name: no VMamba named {config.name!r}; published: {', '.join(VARIANTS)}")
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('_')[0]}*")[:4]
         hint = f"; similar: {', '.join(near)}" if near else ""
@@ -230,14 +288,26 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
 
 def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (0..1 RGB) that the encoder's weights expect."""
+    if isinstance(encoder, PooledEncoder):
+        encoder = encoder.inner
     if isinstance(encoder, MobileNetV1Encoder):
         return encoder.mean, encoder.std
     config = getattr(encoder.net, "pretrained_cfg", None) or {}
     return tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
 
 
+def pretrained_classifier(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Weight (K, C) and bias (K,) of the classifier `fc` that a safetensors file carries; None where it has none."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        if not {"fc.weight", "fc.bias"} <= set(file.keys()):
+            return None
+        return file.get_tensor("fc.weight").float(), file.get_tensor("fc.bias").float()
+
+
 def load_pretrained(encoder: nn.Module, path: Path) -> None:
-    """Initialise an encoder from a safetensors file, accepting the layouts met in practice.
+    """Initialise an encoder from a safetensors file (VMamba: an official .pth too), in the layouts met in practice.
 
     MobileNetV1 files may hold weights for BGR input in 0..255 minus a mean (Caffe style; recognised by the face
     model's gender head `g.weight`); they are rewritten for RGB in −1..1, exactly, by folding both into the first
@@ -245,6 +315,11 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import load_file
 
+    if isinstance(encoder, VMambaEncoder):
+        from aescli.models.vmamba_checkpoint import load_vmamba
+
+        load_vmamba(encoder.net, path)
+        return
     if not path.is_file():
         raise AesError(f"encoder.weights: {path}: no such file")
     state = {

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models.answers import Answers
 from aescli.models.dem import ConvBNReLU, DEMConfig, DetailEnhancement
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.same import SAMEConfig, StateAwareMixtureOfExperts
@@ -62,6 +63,7 @@ class MoMambaOutput(NamedTuple):
     logits: (B, classes); None without the classification task.
     head_scores: (B, number of score heads). routing: per task, probabilities over the experts (B, K).
     features: (B, C) pooled input of the regression head (of the classification head where there is no other).
+    levels: (B, Σ C_i) the encoder's pooled levels: what the picture shows, less bound to the score than `features`.
     """
 
     score: Tensor | None
@@ -69,6 +71,12 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
+    levels: Tensor
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """(B, classes), rows sum to 1, float64; None without the classification task."""
+        return None if self.logits is None else self.logits.double().softmax(-1)
 
     def halves_averaged(self) -> "MoMambaOutput":
         """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""
@@ -78,7 +86,10 @@ class MoMambaOutput(NamedTuple):
 
         routing = {task: mean(values) for task, values in self.routing.items()}
         return MoMambaOutput(
-            *map(mean, (self.score, self.logits, self.head_scores)), routing, mean(self.features)
+            *map(mean, (self.score, self.logits, self.head_scores)),
+            routing,
+            mean(self.features),
+            mean(self.levels),
         )
 
 
@@ -174,6 +185,10 @@ class MoMamba(nn.Module):
                 nn.init.zeros_(skip.weight)
                 nn.init.zeros_(skip.bias)
 
+    @property
+    def answers(self) -> Answers:
+        return Answers(probabilities=self.config.classes if "classification" in self.config.tasks else 0)
+
     def forward(self, images: Tensor) -> MoMambaOutput:
         if not self.config.flip_average or self.training:
             return self.decode(self.encoder(images))
@@ -194,8 +209,8 @@ class MoMamba(nn.Module):
         else:
             maps = dict.fromkeys(self.config.tasks, x)
         results = {task: self.heads[task](maps[task]) for task in self.config.tasks}
+        pooled = pool_levels(levels)
         if self.skips is not None:
-            pooled = pool_levels(levels)
             results = {task: (out + self.skips[task](pooled), x) for task, (out, x) in results.items()}
         head_scores = results["regression"][0] if "regression" in results else None
         return MoMambaOutput(
@@ -204,6 +219,7 @@ class MoMamba(nn.Module):
             head_scores=head_scores,
             routing=routing,
             features=results.get("regression", results.get("classification"))[1],
+            levels=pooled,
         )
 
 

@@ -34,7 +34,7 @@ try:
 except ImportError:  # Windows: no lock; two runs on one file are the user's to avoid
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1
+VERSION = 2
 SYNC_SECONDS = 3.0
 """At most this much work is lost when the power fails (nothing is lost when only the process ends)."""
 
@@ -294,15 +294,18 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _encode(result: ImageResult) -> dict[str, Any]:
-    rows = [[row.face_index, row.face, row.score, row.probabilities, row.error] for row in result.rows]
+    rows = [
+        [row.face_index, row.face, row.score, row.probabilities, row.error, row.attributes]
+        for row in result.rows
+    ]
     return {"path": result.path, "size": result.size, "mtime_ns": result.mtime_ns, "rows": rows}
 
 
 def _decode(record: dict[str, Any]) -> ImageResult:
     path = record["path"]
     rows = [
-        Row(path, index, tuple(face) if face else None, score, tuple(probabilities), error)
-        for index, face, score, probabilities, error in record["rows"]
+        Row(path, index, tuple(face) if face else None, score, tuple(probabilities), error, tuple(attributes))
+        for index, face, score, probabilities, error, attributes in record["rows"]
     ]
     return ImageResult(path, rows, record["size"], record["mtime_ns"])
 

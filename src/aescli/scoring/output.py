@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 from aescli.data.finding import Found, printable
 from aescli.errors import AesError
 from aescli.scoring.journal import Journal, cannot_write, journal_path
-from aescli.scoring.rows import ImageResult, Layout
+from aescli.scoring.rows import ImageResult, Layout, Row
 from aescli.scoring.writers import Writer, open_writer
 
 _UNKNOWN = (1 << 64) - 1
@@ -91,11 +91,13 @@ class FileOutput:
         *,
         resume: bool = False,
         no_clobber: bool = False,
+        keep: Callable[[Row], bool] | None = None,
     ):
+        """keep: which rows the file gets, all by default; the journal has them all."""
         # A symbolic link stays a link: the file behind it is the one to replace.
         self.path = Path(os.path.realpath(path))
         self.name = printable(path)
-        self._format, self._layout, self._no_clobber = format, layout, no_clobber
+        self._format, self._layout, self._no_clobber, self._keep = format, layout, no_clobber, keep
         self._temporary = self.path.with_name(self.path.name + ".partial")
         self.replaced = False
         """Whether `finish` has written the output."""
@@ -141,7 +143,7 @@ class FileOutput:
             return
         try:
             with open(self._temporary, "wb") as file:
-                writer = open_writer(self._format, file, self._layout)
+                writer = open_writer(self._format, file, self._layout, self._keep)
                 for offset in self._offsets:
                     writer.write(self.journal.read(offset).rows)
                 writer.close()

@@ -72,17 +72,15 @@ def score_images(
 
 
 def _score_batch(batch: list[Prepared], predictor: Predictor, batch_size: int) -> list[ImageResult]:
-    crops = [crop for item in batch for crop in item.crops]
-    scores: list[np.ndarray] = []
-    probabilities: list[np.ndarray] = []
+    crops = [(crop, item.text) for item in batch for crop in item.crops]
+    parts = []
     for start in range(0, len(crops), batch_size):
-        part = predictor.predict(np.stack([crop.pixels for crop in crops[start : start + batch_size]]))
-        scores.append(part.scores)
-        probabilities.append(part.probabilities)
-    outputs = zip(
-        np.concatenate(scores) if scores else (),
-        np.concatenate(probabilities) if scores else (),
-        strict=True,
+        pixels, texts = zip(
+            *((crop.pixels, text) for crop, text in crops[start : start + batch_size]), strict=True
+        )
+        parts.append(predictor.predict(np.stack(pixels), texts))
+    outputs = (
+        row for part in parts for row in zip(part.scores, part.probabilities, part.attributes, strict=True)
     )
     results = []
     for item in batch:

@@ -8,7 +8,7 @@ faces or rows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,17 +22,25 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
 class Prediction(NamedTuple):
-    """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0."""
+    """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0.
+
+    attributes: (B, A) float64, further scores, each on its own scale; A may be 0. features: (B, d) float64, what the
+    picture shows, for a personal model.
+    """
 
     scores: np.ndarray
     probabilities: np.ndarray
+    attributes: np.ndarray
+    features: np.ndarray
 
 
 class Predictor(Protocol):
     """What the pipeline needs of a model.
 
-    scale: the score's range. classes: K, 0 for a model without class probabilities. cuts: the scores at which
-    the classes change. digest: identifies the weights. preprocessing: size, faces, eye_mouth, eye_y.
+    scale: the score's range. classes: K, 0 for a model without probabilities. cuts: the scores at which the classes
+    change. distribution: the probabilities are those of the ratings, not of classes. attributes: names of further
+    scores. reads_text: it needs what people wrote about each image. digest: identifies the weights.
+    preprocessing: size, fit, faces, eye_mouth, eye_y.
     concurrency: how many threads may call `predict` at once with profit. batch_size: a good one for this
     device.
     """
@@ -41,14 +49,17 @@ class Predictor(Protocol):
     scale: tuple[float, float]
     classes: int
     cuts: tuple[float, ...]
+    distribution: bool
+    attributes: tuple[str, ...]
+    reads_text: bool
     digest: str
     preprocessing: Any
     concurrency: int
     batch_size: int
 
-    def predict(self, images: np.ndarray) -> Prediction:
-        """(B, S, S, 3) uint8 RGB → Prediction. Thread-safe; each image's result is independent of the
-        others."""
+    def predict(self, images: np.ndarray, texts: Sequence[str] = ()) -> Prediction:
+        """(B, S, S, 3) uint8 RGB and, for a model that reads them, B texts → Prediction. Thread-safe; each
+        image's result is independent of the others."""
 
 
 class TorchPredictor:
@@ -61,7 +72,11 @@ class TorchPredictor:
         card, preprocessing = checkpoint.card, checkpoint.preprocessing
         self.task: str = card.task
         self.scale, self.cuts = tuple(card.score_range), tuple(card.class_cuts)
-        self.classes = len(self.cuts) + 1
+        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last).eval()
+        answers = self._model.answers
+        self.classes, self.distribution = answers.probabilities, answers.distribution
+        self.attributes, self.reads_text = answers.attributes, answers.reads_text
+        self._tokenize = checkpoint.tokenizer if self.reads_text else None
         self.digest: str = checkpoint.digest
         self._head = head  # None = the model's own mixture of its score heads
         if head is not None:
@@ -74,21 +89,20 @@ class TorchPredictor:
         self._turn = threading.Lock()
         self._largest = 1 << 30  # halved when memory runs out
         self.observe: Callable[[Any], None] | None = None  # called with each whole output of the model
-        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last).eval()
         mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._mean, self._std = mean, std
         if not self._cuda_like:
             torch.set_num_threads(1)
 
-    def predict(self, images: np.ndarray) -> Prediction:
+    def predict(self, images: np.ndarray, texts: Sequence[str] = ()) -> Prediction:
         """See `Predictor`. Out of memory halves the batch, for this call and all later ones; AesError at one
         image."""
-        start, scores, probabilities = 0, [], []
+        start, parts = 0, []
         while start < len(images):
             count = min(self._largest, len(images) - start)
             try:
-                part = self._forward(images[start : start + count])
+                part = self._forward(images[start : start + count], texts[start : start + count])
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -100,29 +114,32 @@ class TorchPredictor:
                 self._largest = max(1, count // 2)
                 self._release()
                 continue
-            scores.append(part.scores)
-            probabilities.append(part.probabilities)
+            parts.append(part)
             start += count
-        return Prediction(np.concatenate(scores), np.concatenate(probabilities))
+        return Prediction(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _forward(self, images: np.ndarray) -> Prediction:
+    def _forward(self, images: np.ndarray, texts: Sequence[str]) -> Prediction:
         import torch
 
         with torch.inference_mode():
             # (B, S, S, 3) bytes seen as (B, 3, S, S) is the channels-last layout that convolutions want.
             x = torch.from_numpy(images).permute(0, 3, 1, 2)
+            tokens = self._tokenize(texts) if self._tokenize else None
             if not self._cuda_like:
-                return self._run(x)
+                return self._run(x, tokens)
             with self._turn:
-                return self._run(x.to(self.device, non_blocking=True))
+                return self._run(x.to(self.device, non_blocking=True), tokens)
 
-    def _run(self, x: torch.Tensor) -> Prediction:
+    def _run(self, x: torch.Tensor, tokens: dict[str, torch.Tensor] | None) -> Prediction:
         import torch
 
         x = (x.float() / 255 - self._mean) / self._std
         low = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low):
-            output = self._model(x)
+            if tokens is None:
+                output = self._model(x)
+            else:
+                output = self._model(x, {key: value.to(self.device) for key, value in tokens.items()})
         if output.score is None:
             raise AesError(
                 "this model gives classes only, no score; give one that was trained for regression too"
@@ -132,15 +149,21 @@ class TorchPredictor:
         chosen = output.score if self._head is None else output.head_scores[:, self._head]
         # A prediction a little beyond the scale's end means its end.
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
-        if output.logits is None:
-            return Prediction(scores, np.empty((len(scores), 0)))
-        return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy())
+        further = output.attribute_scores if self.attributes else None
+        return Prediction(
+            scores, *(_array(x, len(scores)) for x in (output.probabilities, further, output.levels))
+        )
 
     def _release(self) -> None:
         import torch
 
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _array(x: torch.Tensor | None, count: int) -> np.ndarray:
+    """(count, K) float64; K = 0 for None."""
+    return np.empty((count, 0)) if x is None else x.double().cpu().numpy()
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -173,10 +196,7 @@ def load_predictor(
 
     spec = model or DEFAULT_MODELS.get(task)
     if spec is None:
-        raise AesError(
-            f"there is no bundled model for --task {task} yet; give one with --model (a checkpoint folder), "
-            f"or use --task {' or '.join(DEFAULT_MODELS)}"
-        )
+        raise AesError(_no_bundled_model(task))
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
     checkpoint = load_checkpoint(spec, device="cpu")
@@ -185,6 +205,25 @@ def load_predictor(
             f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
         )
     return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint, raters, spec))
+
+
+_PRESETS = {
+    "viaa": "aesmamba-v-ava",
+    "miaa": "aesmamba-m-ava",
+    "fiaa": "aesmamba-f-para",
+    "piaa": "aesmamba-p-para",
+}
+
+
+def _no_bundled_model(task: str) -> str:
+    from aescli.models.checkpoint import DEFAULT_MODELS
+
+    hint = f"; --task {' or '.join(DEFAULT_MODELS)} needs none" if DEFAULT_MODELS else ""
+    preset = _PRESETS.get(task, "momamba-lite")
+    return (
+        f"no model for --task {task} comes with aescli; give the folder of one with --model, trained for example by "
+        f"aes train --preset {preset} --data LABELS --images DIR --out runs/{task}{hint}"
+    )
 
 
 def _head_of(checkpoint: Any, raters: str | None, spec: str) -> int | None:

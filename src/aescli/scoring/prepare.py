@@ -14,10 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
-from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop, square_resize
+from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop
 from aescli.data.finding import Found, printable
+from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
-from aescli.scoring.rows import NO_FACE
+from aescli.errors import AesError
+from aescli.scoring.rows import NO_COMMENT, NO_FACE
 
 FACE_MODES = ("auto", "largest", "all", "none")
 
@@ -29,6 +31,7 @@ class Preprocessing(Protocol):
     """What of a checkpoint's preprocessing matters here; see `aescli.models.checkpoint.Preprocessing`."""
 
     size: int
+    fit: Fit
     eye_mouth: float
     eye_y: float
 
@@ -45,20 +48,26 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image file ready for the model: crops (possibly several), or an error and no crop."""
+    """An image file ready for the model: crops (possibly several), or an error and no crop.
+
+    text: what people wrote about the image, for models that read it.
+    """
 
     path: str
     crops: list[Crop] = field(default_factory=list)
     error: str = ""
     size: int | None = None
     mtime_ns: int | None = None
+    text: str = ""
 
 
 class Preparer:
     """Found → Prepared, for one face mode. Safe to call from several threads; never raises for a bad file.
 
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
-    the largest face, but an image that is a tight face crop already is scored whole.
+    the largest face, but an image that is a tight face crop already is scored whole. text: finds what people wrote
+    about an image by its path; an image without gets an error. see: is shown every decoded picture with its path, in
+    the thread that decoded it.
     """
 
     def __init__(
@@ -66,10 +75,13 @@ class Preparer:
         preprocessing: Preprocessing,
         faces: str = "auto",
         detector: Callable[..., list[Face]] | None = None,
+        text: Callable[[str], str | None] | None = None,
+        see: Callable[[str, Decoded], None] | None = None,
     ):
         if faces not in FACE_MODES:
             raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
-        self._preprocessing, self._faces = preprocessing, faces
+        self._preprocessing, self._faces, self._text = preprocessing, faces, text
+        self._see = see
         self._detector = detector or (None if faces == "none" else FaceDetector())
 
     def __call__(self, found: Found) -> Prepared:
@@ -81,31 +93,41 @@ class Preparer:
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
         except (OSError, ValueError):
             pass  # load_image says why, in a sentence
+        text = self._text(path) if self._text else ""
+        if text is None:
+            return Prepared(path, error=NO_COMMENT, size=size, mtime_ns=mtime_ns)
         try:
             crops = self._crops(path)
         except ImageError as error:
             return Prepared(path, error=error.reason, size=size, mtime_ns=mtime_ns)
+        except AesError:  # of `see`: not about this file
+            raise
         except MemoryError:
             return Prepared(path, error="not enough memory; use fewer workers", size=size, mtime_ns=mtime_ns)
         except Exception as error:  # one odd file must not end a run of thousands
             reason = printable(f"cannot be processed ({type(error).__name__}: {error})")
             return Prepared(path, error=reason, size=size, mtime_ns=mtime_ns)
-        return Prepared(path, crops, "" if crops else NO_FACE, size, mtime_ns)
+        return Prepared(path, crops, "" if crops else NO_FACE, size, mtime_ns, text)
 
     def _crops(self, path: str) -> list[Crop]:
         side = self._preprocessing.size
         # Twice as large where the small faces of a group are looked for too.
         image = load_image(path, 2 * side if self._faces == "all" else side)
+        if self._see is not None:
+            self._see(path, image)
         if self._faces == "none":
-            return [Crop(square_resize(image.pixels, side))]
+            return [Crop(self._whole(image))]
         faces = self._detector(image.pixels, find_all=self._faces == "all")
         if not faces:
             return []
         if self._faces == "auto" and is_tight_crop(faces[0], _size(image.pixels)):
-            return [Crop(square_resize(image.pixels, side), 0, _original_box(faces[0], image))]
+            return [Crop(self._whole(image), 0, _original_box(faces[0], image))]
         if self._faces != "all":
             faces = faces[:1]
         return self._aligned(path, image, faces)
+
+    def _whole(self, image: Decoded) -> np.ndarray:
+        return whole_picture(image.pixels, self._preprocessing.size, self._preprocessing.fit)
 
     def _aligned(self, path: str, image: Decoded, faces: list[Face]) -> list[Crop]:
         """The faces' canonical crops. Small ones are cut from a second, larger decode, so that they stay

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -54,11 +54,26 @@ def format_for(path: str | None, given: str | None, *, terminal: bool) -> str:
     )
 
 
-def open_writer(format: str, file: IO[bytes], layout: Layout) -> Writer:
-    """A writer for `format` (csv, json, jsonl, parquet) on a binary file."""
-    return {"csv": CsvWriter, "json": JsonWriter, "jsonl": JsonLinesWriter, "parquet": ParquetWriter}[format](
-        file, layout
-    )
+def open_writer(
+    format: str, file: IO[bytes], layout: Layout, keep: Callable[[Row], bool] | None = None
+) -> Writer:
+    """A writer for `format` (csv, json, jsonl, parquet) on a binary file; with `keep` only of the rows it likes."""
+    kinds = {"csv": CsvWriter, "json": JsonWriter, "jsonl": JsonLinesWriter, "parquet": ParquetWriter}
+    writer = kinds[format](file, layout)
+    return writer if keep is None else FilteredWriter(writer, keep)
+
+
+class FilteredWriter:
+    """Passes on the rows that `keep` likes."""
+
+    def __init__(self, writer: Writer, keep: Callable[[Row], bool]):
+        self._writer, self._keep = writer, keep
+
+    def write(self, rows: Iterable[Row]) -> None:
+        self._writer.write(filter(self._keep, rows))
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class CsvWriter:

@@ -8,29 +8,52 @@ import math
 import cv2
 import numpy as np
 
-from aescli.data.faces import OUTSIDE, align_face, square_resize
+from aescli.data.faces import align_face
+from aescli.data.framing import OUTSIDE, stretch_resize, whole_picture
+from aescli.models.checkpoint import Preprocessing
 from aescli.training.config import AugmentConfig
 
 
-def clean_crop(
-    image: np.ndarray, landmarks: np.ndarray | None, size: int, eye_mouth: float, eye_y: float
-) -> np.ndarray:
+def clean_crop(image: np.ndarray, landmarks: np.ndarray | None, preprocessing: Preprocessing) -> np.ndarray:
     """What scoring would see: aligned where there is a face, else the whole picture. (H, W, 3) → (S, S, 3) uint8."""
     if landmarks is None:
-        return square_resize(image, size)
-    return align_face(image, landmarks, size, eye_mouth, eye_y)
+        return whole_picture(image, preprocessing.size, preprocessing.fit)
+    return align_face(image, landmarks, preprocessing.size, preprocessing.eye_mouth, preprocessing.eye_y)
 
 
 def augmented_crop(
     image: np.ndarray,
     landmarks: np.ndarray | None,
-    size: int,
-    eye_mouth: float,
-    eye_y: float,
+    preprocessing: Preprocessing,
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """A random training crop. (H, W, 3) uint8 RGB → (size, size, 3) uint8 RGB."""
+    if landmarks is None and preprocessing.fit == "stretch":
+        crop = _part(image, preprocessing.size, config.crop_from, rng)
+    else:
+        crop = _framed(image, landmarks, preprocessing, config, rng)
+    if rng.random() < config.flip:
+        crop = crop[:, ::-1]
+    return _degraded(_coloured(crop, config, rng), config, rng)
+
+
+def _part(image: np.ndarray, size: int, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random size × size part of the picture stretched to side × side; all of it where side is not larger."""
+    image = stretch_resize(image, max(size, side))
+    top, left = rng.integers(0, len(image) - size + 1, 2)
+    return image[top : top + size, left : left + size]
+
+
+def _framed(
+    image: np.ndarray,
+    landmarks: np.ndarray | None,
+    preprocessing: Preprocessing,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The aligned face, or the padded whole picture, moved at random."""
+    size, eye_mouth, eye_y = preprocessing.size, preprocessing.eye_mouth, preprocessing.eye_y
     if landmarks is None:
         # The whole picture at the same place as its landmarks would put it, so that the same changes apply.
         landmarks = _frame_landmarks(image, size, eye_mouth, eye_y)
@@ -41,9 +64,7 @@ def augmented_crop(
         crop = np.where(inside > 127, crop, _fill(rng))
     if rng.random() < config.box:
         crop = _boxed(crop, rng)
-    if rng.random() < config.flip:
-        crop = crop[:, ::-1]
-    return _degraded(_coloured(crop, config, rng), config, rng)
+    return crop
 
 
 def _frame_landmarks(image: np.ndarray, size: int, eye_mouth: float, eye_y: float) -> np.ndarray:
@@ -111,6 +132,32 @@ def _coloured(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator)
     return (x.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+DEGRADATIONS = ("blur", "noise", "dark", "jpeg")
+"""Ways to spoil a photo that anybody sees."""
+
+
+def degraded(crop: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """(S, S, 3) uint8, plainly worse than it was: blurred (σ 1.5 to 8 px of 224), noisy (σ 15 to 60), dark (a quarter
+    to six tenths of the light) or compressed to JPEG quality 3 to 12."""
+    crop = np.ascontiguousarray(crop)
+    if kind == "blur":
+        return cv2.GaussianBlur(
+            crop, (0, 0), math.exp(rng.uniform(math.log(1.5), math.log(8))) * len(crop) / 224
+        )
+    if kind == "noise":
+        return (crop + rng.normal(0, rng.uniform(15, 60), crop.shape)).clip(0, 255).astype(np.uint8)
+    if kind == "dark":
+        return (crop * rng.uniform(0.25, 0.6)).astype(np.uint8)
+    if kind == "jpeg":
+        return _compressed(crop, int(rng.integers(3, 13)))
+    raise ValueError(f"degradation must be one of {', '.join(DEGRADATIONS)}, got {kind!r}")
+
+
+def _compressed(crop: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
 def _degraded(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     crop = np.ascontiguousarray(crop)
     size = crop.shape[0]
@@ -123,7 +170,5 @@ def _degraded(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator)
         noisy = crop + rng.normal(0, rng.uniform(3, 12), crop.shape)
         crop = noisy.clip(0, 255).astype(np.uint8)
     if rng.random() < config.jpeg:
-        quality = int(rng.integers(30, 91))
-        _, data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        crop = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        crop = _compressed(crop, int(rng.integers(30, 91)))
     return crop

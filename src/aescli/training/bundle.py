@@ -43,7 +43,7 @@ def sample_crops(checkpoint: Checkpoint, images: list[str], limit: int) -> torch
         faces = detector(pixels) if p.faces else []
         if faces or not p.faces:
             landmarks = faces[0].landmarks if faces else None
-            crops.append(clean_crop(pixels, landmarks, p.size, p.eye_mouth, p.eye_y))
+            crops.append(clean_crop(pixels, landmarks, p))
     if not crops:
         raise AesError("no usable image to compare fp16 and fp32 on")
     return to_input(crops, p, torch.device("cpu"))

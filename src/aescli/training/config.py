@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from aescli.models.encoders import EncoderConfig
+from aescli.training.aesmamba_loss import AesMambaLossConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -25,6 +26,8 @@ class AugmentConfig:
     colour: strength of brightness, contrast, saturation, gamma and white balance changes.
     outside: probability that what lies outside the photo gets another colour; box: that only an upright box around
     the face stays visible, as in pictures that were cropped and padded before.
+    crop_from: where whole pictures are stretched (`preprocessing.fit`), they are stretched to this side, in pixels,
+        and a random part of the input's size is taken; 0 takes all. The changes of place above are for faces.
     low_resolution, blur, jpeg, noise, grey: probabilities of those degradations.
     """
 
@@ -36,6 +39,7 @@ class AugmentConfig:
     colour: float = 0.0
     outside: float = 0.0
     box: float = 0.0
+    crop_from: NotNegative = 0
     low_resolution: float = 0.0
     blur: float = 0.0
     jpeg: float = 0.0
@@ -81,6 +85,23 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class DistilConfig:
+    """AesMamba with a frozen encoder whose weights bring a classifier of the ratings (`model.head_skip`): learn what
+    that classifier says of pictures without a rating, and ratings on its scale (`aescli.training.distil`).
+
+    weight: of the pictures without a rating, one with a rating counts 1; 0 = off. penalty: how much lower the mean
+    should be for pictures that were spoilt on purpose, in ratings. spread: deviation of the ratings' targets as a
+    multiple of the classifier's on the same pictures. opinions: share of the targets that the teacher
+    (`train.teacher`) decides, the rest is the ratings'; 0 = no teacher.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    spread: Annotated[float, Field(gt=0)] = 1.0
+    opinions: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run; the defaults are the paper's (MoMamba §4.2).
 
@@ -98,7 +119,9 @@ class TrainConfig:
     ema: decay per step of the averaged weights that are validated and saved; 0 = off.
     validation: share of the training data that decides the best epoch. selection: what decides — the mean over
         score heads of Pearson's r, or (classification only) accuracy; "last" keeps the last epoch.
+    beta2: AdamW's second decay rate. min_lr: what the cosine ends at, for a rate of `lr`.
     dtype: auto = bf16 where the hardware multiplies it natively, else fp32.
+    loss is MoMamba's, aesmamba_loss AesMamba's; a run uses that of its architecture.
     """
 
     epochs: Positive = 100
@@ -107,6 +130,8 @@ class TrainConfig:
     encoder_lr: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-5
+    beta2: Share = 0.999
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup: Share = 0.0
     clip: float = 0.0
     ema: Share = 0.0
@@ -122,4 +147,6 @@ class TrainConfig:
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    aesmamba_loss: AesMambaLossConfig = field(default_factory=AesMambaLossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)

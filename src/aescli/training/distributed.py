@@ -6,6 +6,7 @@ averaged. Knows torch.distributed; knows nothing about models or data.
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ class Group:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if self.size > 1 and not dist.is_initialized():
             cuda = device is not None and device.type == "cuda"
-            dist.init_process_group("nccl" if cuda else "gloo")
+            # The others wait while the first makes features; its end, good or bad, the launcher sees by itself.
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))
 
     @property
     def first(self) -> bool:
@@ -50,6 +52,13 @@ class Group:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.average(p.grad for p in parameters)
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by the first process's; the others wait for it."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         if self.size > 1:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aescli.models.checkpoint import Preprocessing
 from aescli.models.mobilenet import fold_norms
+from aescli.models.momamba import pool_levels
 from aescli.runtime import available_cpus
 from aescli.training.config import AugmentConfig
 from aescli.training.samples import Pictures
@@ -138,6 +139,26 @@ class CachedFeatures:
 
     def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]:
         return [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in batch]
+
+
+@torch.inference_mode()
+def pooled_features(
+    encode: Callable[[list[Tensor]], list[Tensor]], batches: Iterable[list[Tensor]], path: Path | None
+) -> np.ndarray:
+    """(n, Σ C_i) float32: the pooled levels that `encode` gives for all `batches`, in their order.
+
+    path: a .npy file that keeps them. If it is there it is read and no batch is asked for; else it appears whole.
+    """
+    if path is not None and path.is_file():
+        return np.load(path)
+    features = np.concatenate([pool_levels(encode(batch)).float().cpu().numpy() for batch in batches])
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f"{path.name}.{os.getpid()}")
+        with staging.open("wb") as file:
+            np.save(file, features)
+        os.replace(staging, path)
+    return features
 
 
 def features_key(pictures: Pictures, encoder: nn.Module, config: AugmentConfig | None) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aescli.models.momamba import MoMambaOutput
 from aescli.models.same import load_balance
+from aescli.ops.precision import at_least_float32
 from aescli.training.config import LossConfig
 
 
@@ -35,10 +36,6 @@ def correlation_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tens
     covariance = (weight * p * t).sum()
     scale = ((weight * p * p).sum() * (weight * t * t).sum()).clamp_min(1e-12).sqrt()
     return 1 - covariance / scale
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class MoMambaLoss(nn.Module):
@@ -74,17 +71,17 @@ class MoMambaLoss(nn.Module):
         config, terms = self.config, {}
         total = score.new_zeros(())
         if output.logits is not None:
-            term = self._classification(_at_least_float32(output.logits), score, weight)
+            term = self._classification(at_least_float32(output.logits), score, weight)
             terms["classification"] = term
             total = total + self._weigh(term * config.classification, 0)
         if output.head_scores is not None:
-            predicted = _at_least_float32(output.head_scores).gather(1, head[:, None]).squeeze(1)
+            predicted = at_least_float32(output.head_scores).gather(1, head[:, None]).squeeze(1)
             term = (weight * (predicted - score).square()).mean()
             terms["regression"] = term
             total = total + self._weigh(term * config.regression, 1)
             if teacher is not None:
                 known = teacher.isfinite()
-                difference = (_at_least_float32(output.head_scores) - teacher).masked_fill(~known, 0)
+                difference = (at_least_float32(output.head_scores) - teacher).masked_fill(~known, 0)
                 terms["teacher"] = difference.square().sum() / known.sum().clamp_min(1)
                 total = total + config.teacher * terms["teacher"]
             if config.correlation:

@@ -5,35 +5,15 @@ The decoder's own heads start at zero beside it. Knows models with skips and bat
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from aescli.models.momamba import pool_levels
+from aescli.training.features import pooled_features
 from aescli.training.losses import certainty, soft_classes
 
 _VIEWS = (None, 0)  # the clean pictures and one augmented version of each
-
-
-@torch.inference_mode()
-def pooled_features(
-    model: nn.Module, source, count: int, epoch: int | None, cache: Path | None
-) -> np.ndarray:
-    """(count, Σ C_i) float32 pooled levels of all pictures in one view; kept in `cache` between runs."""
-    path = cache / f"pooled-{'clean' if epoch is None else epoch}.npy" if cache else None
-    if path is not None and path.is_file():
-        return np.load(path)
-    model.eval()
-    parts = [
-        pool_levels(model.encoder.upper(source.states(model.encoder, batch))).float().cpu().numpy()
-        for batch in source.batches(np.arange(count), 64, epoch)
-    ]
-    features = np.concatenate(parts)
-    if path is not None:
-        np.save(path, features)
-    return features
 
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -94,9 +74,18 @@ def fit_skips(
 
     Returns the ridge strengths that cross-validation within `train` chose.
     """
+    model.eval()
     cache = getattr(source, "folder", None)
-    count = len(targets.score)
-    x = np.concatenate([pooled_features(model, source, count, view, cache)[train] for view in _VIEWS])
+    everything = np.arange(len(targets.score))
+
+    def pooled(view: int | None) -> np.ndarray:
+        return pooled_features(
+            lambda batch: model.encoder.upper(source.states(model.encoder, batch)),
+            source.batches(everything, 64, view),
+            cache and cache / f"pooled-{'clean' if view is None else view}.npy",
+        )
+
+    x = np.concatenate([pooled(view)[train] for view in _VIEWS])
     score = targets.score.cpu().numpy()[train].astype(np.float64)
     head = targets.head.cpu().numpy()[train]
     weight = certainty(targets.noise.cpu(), noise).numpy()[train]

@@ -3,6 +3,7 @@
 Composes data sets, splits, features, trainer and checkpoint. Knows nothing about the command line.
 """
 
+import importlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -16,19 +17,16 @@ import torch
 from aescli import __version__
 from aescli.data.datasets import Dataset, read_dataset
 from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
-from aescli.data.labels import score_to_class
 from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
 from aescli.errors import UsageError
-from aescli.evaluation.metrics import classification_metrics, regression_metrics
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint, write_json
 from aescli.models.encoders import encoder_statistics
 from aescli.presets import Preset
 from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
-from aescli.training.probe import fit_skips
-from aescli.training.samples import Pictures, training_samples
-from aescli.training.teacher import teach
-from aescli.training.trainer import STATE, Outputs, Targets, Trainer, collect
+from aescli.training.objective import Objective, stack_outputs
+from aescli.training.samples import UNLABELLED, Pictures, training_samples, unlabelled
+from aescli.training.trainer import STATE, Trainer
 
 FOLDS = 5
 
@@ -55,12 +53,13 @@ def read_training_data(
     options: dict[str, Any] | None = None,
     fold: int | None = None,
     log: Callable[[str], None] = lambda _: None,
+    without_labels: Sequence[Path] = (),
 ) -> TrainingData:
-    """Read every source, find faces and near-duplicates.
+    """Read every source, find faces and near-duplicates. `without_labels`: folders of pictures for `train.distil`.
 
     Raises UsageError when the preset's score heads do not name the data sets given.
     """
-    heads = preset.model.score_heads
+    heads = getattr(preset.model, "score_heads", ("",))
     datasets, samples, offsets = [], [], []
     for source in sources:
         dataset = read_dataset("auto", source, images, **(options or {}))
@@ -76,6 +75,16 @@ def read_training_data(
         log(f"{dataset.name}: {len(dataset)} images from {source}")
         offsets.append(len(samples))
         samples += training_samples(dataset, head, preset.model.score_range, originals)
+        datasets.append(dataset)
+    for folder in without_labels:
+        if not preset.train.distil.weight:
+            raise UsageError(
+                "--unlabelled: only a preset with train.distil.weight learns from pictures without labels"
+            )
+        dataset = unlabelled(folder)
+        log(f"{folder}: {dataset.notes.usable} images without labels")
+        offsets.append(len(samples))
+        samples += training_samples(dataset, 0, preset.model.score_range)
         datasets.append(dataset)
     log(f"{len(samples)} images: finding faces and near-duplicates")
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
@@ -121,8 +130,9 @@ def split_data(
 ) -> Parts:
     """Test, validation and training positions of every data set.
 
-    fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, an 8 : 2
-    split. Near-duplicates never lie on two sides, across data sets too: training drops what resembles a test image.
+    fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, the
+    official test part where there is one, else an 8 : 2 split. Near-duplicates never lie on two sides, across data
+    sets too: training drops what resembles a test image.
     """
     train, validation, tests, splits = [], [], {}, []
     saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
@@ -130,7 +140,7 @@ def split_data(
     for number, dataset in enumerate(data.datasets):
         where = data.of(number)
         groups, content = data.groups[where], [data.content[i] for i in where]
-        if train_on_all:
+        if train_on_all or dataset.name == UNLABELLED:
             rest, test = np.arange(len(dataset)), np.arange(0)
         elif dataset.name in saved:
             split = saved[dataset.name]
@@ -140,6 +150,9 @@ def split_data(
             splits.append(split)
         elif fold is not None and any(s.fold for s in dataset.samples):
             rest, test = official_fold(dataset, fold)
+        elif fold is None and any(s.split == "test" for s in dataset.samples):
+            is_test = np.array([s.split == "test" for s in dataset.samples])
+            rest, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         else:
             if fold is not None:
                 split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content)
@@ -149,7 +162,7 @@ def split_data(
             test = split.indices(dataset, part)
             rest = np.setdiff1d(np.arange(len(dataset)), test)
             splits.append(split)
-        if preset.train.validation:
+        if preset.train.validation and dataset.name != UNLABELLED:
             kept, held = carve_validation(
                 dataset, rest, share=preset.train.validation, seed=seed, groups=groups
             )
@@ -196,7 +209,7 @@ def train_model(
     device = device or torch.device("cpu")
     group = Group(device)
     torch.manual_seed(preset.train.seed)
-    model = build_model(model_config(preset)).to(device=device, memory_format=torch.channels_last)
+    model = build_model(asdict(preset)).to(device=device, memory_format=torch.channels_last)
     preset = with_statistics(preset, model)
     data.pictures.preprocessing = preset.preprocessing
     if not group.first:
@@ -205,40 +218,19 @@ def train_model(
     if group.first:
         group.wait()
     samples = data.pictures.samples
-    targets = Targets(
-        torch.tensor([s.score for s in samples]),
-        torch.tensor([s.noise for s in samples]),
-        torch.tensor([s.head for s in samples]),
-    )
     if group.first:
         _describe_run(out, preset, parts, device, samples)
-    if preset.train.probe and model.skips is not None:
-        loss = preset.train.loss
-        cuts = preset.data.class_cuts
-        chosen = fit_skips(model, source, targets, parts.train, cuts, loss.label_sigma, loss.rater_noise)
-        log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
-    if preset.train.loss.teacher:
-        opinions = teach(
-            preset.train.teacher,
-            model.encoder,
-            data.pictures,
-            targets,
-            parts.train,
-            len(preset.model.score_heads),
-            preset.train.loss.rater_noise,
-            device,
-            features,
-            log,
-        )
-        targets = replace(targets, teacher=opinions)
+    side = importlib.import_module(f"aescli.training.{preset.architecture}")
+    objective = side.make_objective(
+        preset, model, source, data.pictures, parts.train, device, features, log, group
+    )
     trainer = Trainer(
         model,
         source,
-        targets,
+        objective,
         repeated(parts.train, data, preset),
         parts.validation,
         preset.train,
-        preset.data.class_cuts,
         out,
         device,
         log,
@@ -254,17 +246,20 @@ def train_model(
         # The whole model on pixels, as in scoring, not the training's cached features.
         with torch.inference_mode():
             model.eval()
-            outputs = collect(model(batch[0]) for batch in pictures.batches(positions, 64, None))
-        metrics[name] = test_metrics(outputs, [samples[i] for i in positions], preset)
-        _save_predictions(out / f"test_{name}.json", outputs, [samples[i] for i in positions])
+            outputs = stack_outputs(_answers(model, objective, pictures, positions))
+        tested = [samples[i] for i in positions]
+        metrics[name] = side.test_metrics(outputs, tested, preset)
+        rows = side.prediction_rows(outputs, tested)
+        (out / f"test_{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     seen = np.concatenate([parts.train, parts.validation])
     save_checkpoint(
         out / CHECKPOINT,
         model.state_dict(),
-        model_config(preset),
+        model_config(preset, model),
         make_card(preset, data, metrics, parts),
         metrics,
         {f"{data.content[i]}:{int(data.bits[i]):016x}" for i in seen},
+        objective.tokenizer,
     )
     (out / STATE).unlink(missing_ok=True)
     group.wait()
@@ -297,41 +292,20 @@ def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.devic
                                   "left_out": [samples[i].name for i in parts.left_out]})  # fmt: skip
 
 
-def test_metrics(outputs: Outputs, samples: list, preset: Preset) -> dict[str, Any]:
-    """Figures on the model's scale: of the combined score, of the data set's own head, and of the classes."""
-    truth = np.array([s.score for s in samples])
-    metrics: dict[str, Any] = {"n": len(samples)}
-    if outputs.head_scores is not None:
-        metrics["score"] = regression_metrics(outputs.score, truth)
-        head = np.array([s.head for s in samples])
-        metrics["own_head"] = regression_metrics(outputs.head_scores[np.arange(len(head)), head], truth)
-    if outputs.probabilities is not None:
-        classes = score_to_class(truth, preset.data.class_cuts)
-        p = outputs.probabilities
-        metrics["classes"] = classification_metrics(p.argmax(1), classes, p, p.shape[1])
-    for task, values in outputs.routing.items():
-        metrics[f"expert_share_{task}"] = [round(float(v), 4) for v in values.mean(0)]
-    return metrics
+def _answers(model: torch.nn.Module, objective: Objective, pictures: LivePictures, positions: np.ndarray):
+    start = 0
+    for (x,) in pictures.batches(positions, 64, None):
+        rows = torch.from_numpy(positions[start : start + len(x)]).to(x.device)
+        start += len(x)
+        yield model(x, **objective.given(rows))
 
 
-def _save_predictions(path: Path, outputs: Outputs, samples: list) -> None:
-    rows = [
-        {
-            "name": s.name,
-            "score": s.score,
-            "heads": None if outputs.head_scores is None else outputs.head_scores[i].tolist(),
-            "probabilities": None if outputs.probabilities is None else outputs.probabilities[i].tolist(),
-        }
-        for i, s in enumerate(samples)
-    ]
-    path.write_text(json.dumps(rows), encoding="utf-8")
-
-
-def model_config(preset: Preset) -> dict[str, Any]:
+def model_config(preset: Preset, model: torch.nn.Module) -> dict[str, Any]:
     """What `build_model` and `load_checkpoint` need, as plain values."""
     return {
         "architecture": preset.architecture,
-        "model": asdict(preset.model),
+        # The model's own: it may have filled in what it fetched.
+        "model": asdict(model.config),
         "preprocessing": asdict(preset.preprocessing),
         "preset": preset.name,
         "version": __version__,

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from aescli.models.encoders import EncoderConfig, build_encoder, encoder_statistics
-from aescli.models.momamba import pool_levels
 from aescli.training.config import TeacherConfig
-from aescli.training.features import LivePictures, features_key
+from aescli.training.features import LivePictures, features_key, pooled_features
 from aescli.training.losses import certainty
 from aescli.training.trainer import choose_dtype
 
@@ -79,9 +78,9 @@ def teach(
     encoder: the model's own, as it starts; `config.encoders` come beside it. noise: `loss.rater_noise`.
     """
     train = np.unique(np.asarray(train))
-    blocks = [(1.0, _pooled(encoder, pictures, device, cache))]
+    blocks = [(1.0, pooled_clean(encoder, pictures, device, cache))]
     for extra, share in zip(config.encoders, config.shares or [1.0] * len(config.encoders), strict=True):
-        blocks.append((share, _pooled(_frozen(extra), pictures, device, cache)))
+        blocks.append((share, pooled_clean(_frozen(extra), pictures, device, cache, extra.image_size)))
     kernel = sum(share * rbf_kernel(x[train], config.gamma) for share, x in blocks)
     score, head = targets.score.cpu().double().numpy()[train], targets.head.cpu().numpy()[train]
     weight = certainty(targets.noise.cpu().double(), noise).numpy()[train]
@@ -100,26 +99,27 @@ def _frozen(config: EncoderConfig) -> nn.Module:
     return build_encoder(config).eval().requires_grad_(False)
 
 
-@torch.inference_mode()
-def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | None) -> np.ndarray:
-    """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image."""
+def pooled_clean(
+    encoder: nn.Module, pictures, device: torch.device, cache: Path | None, size: int | None = None
+) -> np.ndarray:
+    """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image.
+
+    size: of the encoder's input, None = the pictures' own.
+    """
     mean, std = encoder_statistics(encoder)
-    mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std))
+    size = size or pictures.preprocessing.size
+    mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std, size=size))
     path = None
     if cache is not None:
         key = hashlib.sha256(f"mirrored {features_key(mine, encoder, None)}".encode()).hexdigest()[:16]
         path = cache / f"teacher-{key}.npy"
-        if path.is_file():
-            return np.load(path)
     encoder = encoder.to(device, memory_format=torch.channels_last).eval()
     dtype = choose_dtype("auto", device)
-    parts = []
-    for (x,) in LivePictures(mine, None, device).batches(range(len(mine.samples)), 64, None):
+
+    def encode(batch: list[torch.Tensor]) -> list[torch.Tensor]:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            both = [pool_levels([level.float() for level in encoder(side)]) for side in (x, x.flip(-1))]
-        parts.append(((both[0] + both[1]) / 2).cpu().numpy())
-    features = np.concatenate(parts)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, features)
-    return features
+            sides = encoder(batch[0]), encoder(batch[0].flip(-1))
+        return [(a.float() + b.float()) / 2 for a, b in zip(*sides, strict=True)]
+
+    batches = LivePictures(mine, None, device).batches(range(len(mine.samples)), 64, None)
+    return pooled_features(encode, batches, path)

@@ -1,6 +1,7 @@
 """The optimisation loop: epochs, schedule, averaged weights, validation, and a state that can be resumed exactly.
 
-It is given a model, a source of batches and targets; it knows nothing about data sets, files of images or commands.
+It is given a model, a source of batches and an objective; it knows nothing about data sets, files of images, commands
+or what a model's answers mean.
 """
 
 import contextlib
@@ -8,20 +9,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aescli.errors import AesError
-from aescli.models.momamba import MoMambaOutput
 from aescli.training.config import TrainConfig
 from aescli.training.distributed import Group
-from aescli.training.losses import MoMambaLoss, certainty
+from aescli.training.objective import Objective, stack_outputs
 
 STATE, LOG = "state.pt", "log.jsonl"
 
@@ -33,48 +32,6 @@ class Source(Protocol):
         self, indices: Sequence[int], batch_size: int, epoch: int | None
     ) -> Iterator[list[Tensor]]: ...
     def states(self, encoder: nn.Module, batch: list[Tensor]) -> list[Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Targets:
-    """score, noise (variance of the mean rating): (n,) float32; head: (n,) int64 index of the score head.
-
-    teacher: (n, heads) float32, what a teacher would answer; None without one.
-    """
-
-    score: Tensor
-    noise: Tensor
-    head: Tensor
-    teacher: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """A model's answers to n pictures: score (n,), head_scores (n, heads), probabilities (n, classes), routing."""
-
-    score: np.ndarray | None
-    head_scores: np.ndarray | None
-    probabilities: np.ndarray | None
-    routing: dict[str, np.ndarray]
-
-
-def collect(outputs: Iterable[MoMambaOutput]) -> Outputs:
-    """The answers to consecutive batches as one."""
-    scores, heads, probabilities, routing = [], [], [], {}
-    for output in outputs:
-        if output.head_scores is not None:
-            scores.append(output.score.double().cpu().numpy())
-            heads.append(output.head_scores.double().cpu().numpy())
-        if output.logits is not None:
-            probabilities.append(output.logits.double().softmax(-1).cpu().numpy())
-        for task, values in output.routing.items():
-            routing.setdefault(task, []).append(values.double().cpu().numpy())
-    return Outputs(
-        np.concatenate(scores) if scores else None,
-        np.concatenate(heads) if heads else None,
-        np.concatenate(probabilities) if probabilities else None,
-        {task: np.concatenate(values) for task, values in routing.items()},
-    )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -99,11 +56,10 @@ class Trainer:
         self,
         model: nn.Module,
         source: Source,
-        targets: Targets,
+        objective: Objective,
         train: Sequence[int],
         validation: Sequence[int],
         config: TrainConfig,
-        cuts: tuple[float, ...],
         out: Path,
         device: torch.device,
         log: Callable[[str], None] = print,
@@ -113,15 +69,14 @@ class Trainer:
         self.group = group or Group()
         self.batch_size = max(1, config.batch_size // self.group.size)
         self.device = device
-        everything = (targets.score, targets.noise, targets.head, targets.teacher)
-        self.targets = Targets(*(None if t is None else t.to(device) for t in everything))
+        self.objective = objective.to(device)
         self.train_indices, self.validation_indices = np.asarray(train), np.asarray(validation)
         self.dtype = choose_dtype(config.dtype, device)
-        classes = torch.bucketize(targets.score[self.train_indices] + 1e-6, torch.tensor(cuts), right=True)
-        counts = torch.bincount(classes, minlength=len(cuts) + 1).float()
-        self.loss = MoMambaLoss(config.loss, cuts, counts).to(device)
         self.optimiser = torch.optim.AdamW(
-            self._parameter_groups(), lr=config.lr, weight_decay=config.weight_decay
+            self._parameter_groups(),
+            lr=config.lr,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
         )
         self.base_rates = [group["lr"] for group in self.optimiser.param_groups]
         shared = math.ceil(len(self.train_indices) / self.group.size)
@@ -133,7 +88,7 @@ class Trainer:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in [*self.model.named_parameters(), *self.loss.named_parameters()]:
+        for name, parameter in [*self.model.named_parameters(), *self.objective.named_parameters()]:
             if not parameter.requires_grad:
                 continue
             rate = config.lr
@@ -211,19 +166,15 @@ class Trainer:
         return means
 
     def _step(self, batch: list[Tensor], rows: Tensor) -> dict[str, Tensor]:
-        targets = self.targets
-        score, head = targets.score[rows], targets.head[rows]
-        weight = certainty(targets.noise[rows], self.config.loss.rater_noise)
-        teacher = None if targets.teacher is None else targets.teacher[rows]
         # Not under autocast: a frozen part gives what the cached features hold.
         batch = self.source.states(self.model.encoder, batch)
+        blend = None
         if self.config.mixup:
-            blend = self._blender(head)
-            batch, score, weight = [blend(state) for state in batch], blend(score), blend(weight)
-            teacher = None if teacher is None else blend(teacher)
+            blend = self._blender(self.objective.groups(rows))
+            batch = [blend(state) for state in batch]
         with self._autocast():
-            output = self.model.decode(self.model.encoder.upper(batch))
-        terms = self.loss(output, score, weight, head, teacher)
+            output = self.model.decode(self.model.encoder.upper(batch), **self.objective.given(rows))
+        terms = self.objective(output, rows, blend, batch)
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
@@ -244,14 +195,14 @@ class Trainer:
                         self.average[key].copy_(value)
         return {key: value.detach() for key, value in terms.items()}
 
-    def _blender(self, head: Tensor) -> Callable[[Tensor], Tensor]:
-        """Blends every sample with another one of its score head; the larger share is its own."""
+    def _blender(self, group: Tensor) -> Callable[[Tensor], Tensor]:
+        """Blends every sample with another one of its group; the larger share is its own."""
         alpha = self.config.mixup
-        share = torch.distributions.Beta(alpha, alpha).sample((len(head),)).to(head.device)
+        share = torch.distributions.Beta(alpha, alpha).sample((len(group),)).to(group.device)
         share = torch.maximum(share, 1 - share)
-        partner = torch.arange(len(head), device=head.device)
-        for h in head.unique():
-            own = (head == h).nonzero().squeeze(1)
+        partner = torch.arange(len(group), device=group.device)
+        for g in group.unique():
+            own = (group == g).nonzero().squeeze(1)
             partner[own] = own[torch.randperm(len(own)).to(own.device)]
 
         def blend(x: Tensor) -> Tensor:
@@ -269,7 +220,8 @@ class Trainer:
             else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
         )
         for group, rate in zip(self.optimiser.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+            floor = self.config.min_lr * rate / self.config.lr
+            group["lr"] = floor + (rate - floor) * factor
 
     def _autocast(self):
         if self.dtype == torch.float32:
@@ -277,14 +229,20 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @torch.inference_mode()
-    def predict(self, indices: Sequence[int], batch_size: int = 64) -> Outputs:
-        """The model's answers to clean pictures, in the order of `indices`."""
+    def predict(self, indices: Sequence[int], batch_size: int = 64) -> NamedTuple:
+        """The model's answers to clean pictures, in the order of `indices`, as one output."""
         self.model.eval()
-        encoder = self.model.encoder
-        return collect(
-            self.model.decode(encoder.upper(self.source.states(encoder, batch)))
-            for batch in self.source.batches(np.asarray(indices), batch_size, None)
-        )
+        encoder, indices = self.model.encoder, np.asarray(indices)
+
+        def answers():
+            start = 0
+            for batch in self.source.batches(indices, batch_size, None):
+                rows = torch.from_numpy(indices[start : start + len(batch[0])]).to(self.device)
+                start += len(rows)
+                levels = encoder.upper(self.source.states(encoder, batch))
+                yield self.model.decode(levels, **self.objective.given(rows))
+
+        return stack_outputs(answers())
 
     def _validate(self) -> dict[str, float]:
         """Validation figures; also keeps the weights when they are the best so far."""
@@ -292,20 +250,7 @@ class Trainer:
             return {}
         current = _state(self.model)
         self.model.load_state_dict(self._averaged())
-        outputs = self.predict(self.validation_indices)
-        head = self.targets.head.cpu().numpy()[self.validation_indices]
-        truth = self.targets.score.cpu().numpy()[self.validation_indices].astype(np.float64)
-        record: dict[str, float] = {}
-        if outputs.head_scores is not None:
-            own = outputs.head_scores[np.arange(len(head)), head]
-            for h in np.unique(head):
-                record[f"val_PC_{h}"] = _pearson(own[head == h], truth[head == h])
-            quality = float(np.mean([record[f"val_PC_{h}"] for h in np.unique(head)]))
-        else:
-            classes = torch.bucketize(
-                torch.from_numpy(truth) + 1e-6, self.loss.cuts.cpu().double(), right=True
-            ).numpy()
-            quality = record["val_ACC"] = float((outputs.probabilities.argmax(1) == classes).mean())
+        record, quality = self.objective.judge(self.predict(self.validation_indices), self.validation_indices)
         if self.config.selection == "best" and quality > self.best:
             self.best, self.best_state = quality, _state(self.model)
         self.model.load_state_dict(current)
@@ -322,7 +267,7 @@ class Trainer:
             "model": _state(self.model),
             "average": self.average,
             "best_state": self.best_state,
-            "loss": self.loss.state_dict(),
+            "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "history": json.dumps(self.history),
         }
@@ -339,7 +284,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
-            self.loss.load_state_dict(state["loss"])
+            self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])
         except Exception as error:
             raise AesError(
@@ -359,9 +304,3 @@ def _freeze_statistics(encoder: nn.Module) -> None:
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])

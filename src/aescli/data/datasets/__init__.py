@@ -1,7 +1,7 @@
 """Labelled data sets: `read_dataset` finds out the layout and calls the reader for it.
 
-Knows which files belong to which benchmark and where their images usually lie; the readers know the
-formats. Nothing here opens an image or knows a model.
+Individual ratings are read by `aescli.data.datasets.ratings.read_ratings`. `layouts` knows which files belong to
+which benchmark, the readers know the formats. Nothing here opens an image or knows a model.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aescli.data.datasets import generic, mebeauty, scut
-from aescli.data.datasets.base import Dataset, Problem, ReadReport, Sample
-from aescli.data.datasets.tables import read_table
+from aescli.data.datasets import generic, mebeauty, scored, scut, votes
+from aescli.data.datasets.base import Dataset, Problem, ReadReport, Sample, collector_paused
+from aescli.data.datasets.layouts import KINDS, Located, image_root, is_list, locate
+from aescli.data.datasets.tables import stream_table
 from aescli.errors import AesError, UsageError
 
 __all__ = ["KINDS", "Dataset", "Problem", "ReadReport", "Sample", "read_dataset"]
-
-KINDS = ("scut-fbp5500", "scut-fbp", "mebeauty", "csv")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
-_IMAGE_FOLDERS = ("images", "Images", "imgs", "Data_Collection")
 
 
 def read_dataset(
@@ -29,6 +26,7 @@ def read_dataset(
     match_images: bool = True,
     image_column: str | None = None,
     score_columns: Sequence[str] = (),
+    comment_column: str | None = None,
     scale: tuple[float, float] | None = None,
     variant: mebeauty.Variant = "crops",
 ) -> Dataset:
@@ -38,7 +36,7 @@ def read_dataset(
     data: the label file, or the folder that holds the data set.
     images: folder of the images (searched recursively); None = the usual place beside the labels.
     match_images: False reads labels only: paths stay as spelt, nothing is reported as missing.
-    image_column, score_columns, scale: for tables ("csv"); naming one turns "auto" into "csv".
+    image_column, score_columns, comment_column, scale: for tables ("csv"); naming a column turns "auto" into "csv".
     variant: for MEBeauty, "crops" or "originals".
     Raises AesError when nothing usable is found and UsageError for options that cannot be.
     """
@@ -47,88 +45,49 @@ def read_dataset(
         raise UsageError(f"'{kind}' is no data set layout; choose from auto, {', '.join(KINDS)}")
     if not data.exists():
         raise AesError(f"{data} does not exist; --data names a label file or the folder of a data set")
-    if kind == "auto" and (image_column or score_columns):
+    named = bool(image_column or score_columns or comment_column)
+    if kind == "auto" and named:
         kind = "csv"
-    kind, source = _locate(kind, data)
+    located = locate(kind, data)
     # Checked before the images are searched: a scale the wrong way round would make every score wrong.
     if scale is not None and not scale[0] < scale[1]:
         raise UsageError(f"a scale needs low < high, got {scale[0]:g} to {scale[1]:g}")
-    root = _image_root(kind, data, source, images) if match_images else None
-    if kind == "csv":
-        return generic.read(
-            source, root, image_column=image_column, score_columns=score_columns, scale=scale
-        )  # fmt: skip
-    if image_column or score_columns or scale:
+    if located.kind != "csv" and (named or scale):
         raise UsageError(
-            f"columns and scale of {kind} are fixed; they can be named for the layout 'csv' only"
+            f"columns and scale of {located.kind} are fixed; they can be named for the layout 'csv' only"
         )
+    root = image_root(located, data, images) if match_images else None
+    with collector_paused():
+        if located.kind != "csv":
+            return _read(located, root, variant)
+        return generic.read(
+            located.source, root, image_column=image_column, score_columns=score_columns,
+            comment_column=comment_column, scale=scale,
+        )  # fmt: skip
+
+
+def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dataset:
+    kind, source, parts = located.kind, located.source, located.parts
     if kind == "mebeauty":
         return mebeauty.read(source, root, variant)
     if kind == "scut-fbp":
         return scut.read_workbook(source, root)
-    if source.is_dir():
-        return scut.read_official(source, root)
-    return scut.read_single_list(source, root) if _is_list(source) else scut.read_labels_csv(source, root)
+    if kind == "scut-fbp5500":
+        if source.is_dir():
+            return scut.read_official(source, root)
+        return scut.read_single_list(source, root) if is_list(source) else scut.read_labels_csv(source, root)
+    if kind == "ava" and parts[0].path.suffix.lower() == ".json":
+        return votes.read_ava_json(parts, root)
+    if kind == "ava" and votes.is_ava_text(parts[0].path):
+        return votes.read_ava_text(parts, root)
+    if kind in votes.BINS:
+        return votes.read_votes_csv(kind, parts, root)
+    if kind == "flickr-aes" or (kind == "para" and not scored.is_para(stream_table(parts[0].path).columns)):
+        from aescli.data.datasets.ratings import read_means
 
-
-def _locate(kind: str, data: Path) -> tuple[str, Path]:
-    """(kind, the label file or the official list folder)."""
-    if data.is_file():
-        return (_kind_of(data) if kind == "auto" else kind), data
-    if kind in ("auto", "scut-fbp5500"):
-        if (data / "labels.csv").is_file():
-            return _locate(kind, data / "labels.csv")
-        lists = scut.find_lists(data)
-        if lists is not None:
-            return "scut-fbp5500", lists
-        if kind == "scut-fbp5500":
-            raise AesError(f"{data} holds neither labels.csv nor the official train_test_files lists")
-    if kind in ("auto", "scut-fbp"):
-        books = sorted(path for path in data.rglob("*.xlsx") if "attractiveness" in path.name.casefold())
-        if len(books) == 1:
-            return "scut-fbp", books[0]
-        if kind == "scut-fbp":
-            raise AesError(f"{data} does not hold one 'Attractiveness label.xlsx'; name the workbook itself")
-    if (data / "labels.csv").is_file():
-        return _locate(kind, data / "labels.csv")
-    tables = sorted(path for path in data.iterdir() if path.suffix.lower() in _TABLE_SUFFIXES)
-    if len(tables) == 1:
-        return _locate(kind, tables[0])
-    what = f"{len(tables)} tables ({', '.join(p.name for p in tables[:4])})" if tables else "no label file"
-    raise AesError(f"{data} holds {what}; name the label file itself with --data")
-
-
-def _kind_of(source: Path) -> str:
-    suffix = source.suffix.lower()
-    if suffix == ".xlsx":
-        return "scut-fbp" if "attractiveness" in source.name.casefold() else "csv"
-    if _is_list(source):
-        return "scut-fbp5500"
-    columns = read_table(source).columns
-    if scut.is_labels_csv(columns):
-        return "scut-fbp5500"
-    return "mebeauty" if mebeauty.is_labels_csv(columns) else "csv"
-
-
-def _is_list(source: Path) -> bool:
-    """A .txt list "AF437.jpg 2.883333" (a table's first line does not parse to such a name)."""
-    if source.suffix.lower() != ".txt":
-        return False
-    rows, _ = scut.read_score_list(source)
-    return bool(rows) and bool(scut.group_of(rows[0].name))
-
-
-def _image_root(kind: str, data: Path, source: Path, images: Path | str | None) -> Path:
-    if images is not None:
-        return Path(images)
-    base = data if data.is_dir() else data.parent
-    if kind == "mebeauty":
-        return base
-    homes = [base]
-    if source.is_dir():  # the official lists lie beside the images' folder
-        homes += [source.parent, source]
-    for home in homes:
-        for folder in _IMAGE_FOLDERS:
-            if (home / folder).is_dir():
-                return home / folder
-    return base
+        return read_means(kind, source, root)
+    fixed = {
+        "aadb": scored.read_aadb, "tad66k": scored.read_tad66k, "para": scored.read_para,
+        "sophoappeal": scored.read_sophoappeal,
+    }  # fmt: skip
+    return fixed[kind](parts, root)

@@ -6,8 +6,10 @@ everything that does not fit. It knows nothing about a particular benchmark's la
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +25,9 @@ class Sample:
 
     `path` is the image file, or the label's own spelling when images were not asked for. `name` is the
     label's spelling, unique in its data set. `fold` is the official fold (1-based) in which it is TEST.
+    `counts` are the votes for each step of the scale, lowest first. `scores` are further named scores
+    (attributes). `comment` is what people wrote about the image, as it stands in the file. `user` is set where the
+    scores are one person's.
     """
 
     path: Path
@@ -35,6 +40,8 @@ class Sample:
     std: float | None = None
     counts: tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    comment: str | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,7 @@ class LabelRow:
     std: float | None = None
     counts: tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    comment: str | None = None
     no_image: str = ""
     """Set when the label file itself says that there is no image: why."""
 
@@ -173,6 +181,18 @@ def optional_number(cell: object) -> float | None:
         return parse_number(cell)
     except ValueError:
         return None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Rows hold no cycles: looking for them again and again would take as long as reading AVA does."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def assemble(
@@ -218,6 +238,8 @@ def assemble(
             report.duplicates.append(row.problem(_repeats(row, earlier)))
             continue
         try:
+            if not row.name:
+                raise ValueError("the image's name is empty")
             value = parse_number(row.score, decimal_comma=decimal_comma)
         except ValueError as error:
             report.bad.append(row.problem(str(error)))
@@ -239,9 +261,9 @@ def assemble(
             continue
         samples.append(
             Sample(
-                path=path, name=row.name, score=value, group=dict(row.group), fold=row.fold,
+                path=path, name=row.name, score=value, group=row.group, fold=row.fold,
                 split=row.split, n_ratings=row.n_ratings, std=row.std, counts=row.counts,
-                scores=dict(row.scores),
+                scores=row.scores, comment=row.comment,
             )
         )  # fmt: skip
     if index is not None:

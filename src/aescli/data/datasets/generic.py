@@ -25,6 +25,7 @@ _SCORE_NAMES = (
     "label", "target", "y",
 )  # fmt: skip
 _COUNT_NAMES = ("count", "n", "n_ratings", "num_ratings", "ratings", "votes")
+_COMMENT_NAMES = ("comment", "comments", "caption", "captions")
 _STD_NAMES = ("std", "sd", "stdev", "standard deviation", "score_std")
 _SCALES: tuple[Scale, ...] = ((0.0, 1.0), (1.0, 5.0), (1.0, 10.0), (0.0, 10.0), (0.0, 100.0))
 
@@ -35,13 +36,15 @@ def read(
     *,
     image_column: str | None = None,
     score_columns: Sequence[str] = (),
+    comment_column: str | None = None,
     scale: Scale | None = None,
     name: str | None = None,
 ) -> Dataset:
     """A CSV, TSV, semicolon-separated or .xlsx table; all columns that are not scores become groups.
 
     image_column, score_columns: names, guessed where not given (the first score column is the score, the
-    others go to `Sample.scores`). scale: declared range of the scores; else the narrowest usual one that
+    others go to `Sample.scores`). comment_column: what people wrote, else a column called comment or caption, if any.
+    scale: declared range of the scores; else the narrowest usual one that
     holds them. Columns `fold`, `split`, `std`, `count` and a run such as count_1 … count_10 have their
     usual meaning. Raises AesError where a guess is not possible.
     """
@@ -59,8 +62,10 @@ def read(
     special = {key: folded.get(key) for key in ("fold", "split")}
     count = next((folded[key] for key in _COUNT_NAMES if key in folded), None)
     std = next((folded[key] for key in _STD_NAMES if key in folded), None)
+    comment = table.column(comment_column) if comment_column else None
+    comment = comment or next((folded[key] for key in _COMMENT_NAMES if key in folded), None)
     decimal_comma = table.delimiter != ","
-    used = {image, *scores, *distribution}
+    used = {image, comment, *scores, *distribution}
     rows = []
     for line, cells in table.rows:
         row = LabelRow(str(data), line, cells[image], cells[scores[0]])
@@ -71,6 +76,7 @@ def read(
         n = optional_number(cells.get(count or ""))
         row.n_ratings = int(n) if n is not None and n >= 0 and count not in scores else None
         row.std = optional_number(cells.get(std or ""))
+        row.comment = cells.get(comment or "") or None
         if distribution:
             counts = [optional_number(cells[column]) for column in distribution]
             if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:

@@ -98,12 +98,13 @@ class ImageIndex:
         self.unreadable: list[str] = []
         """Folders that could not be searched, with the reason."""
         # A folder called "-" or "@x" is a folder here.
-        for item in find_images([os.path.join(os.curdir, root)]):
+        top = os.path.join(os.curdir, root)
+        for item in find_images([top]):
             if item.error is not None:
                 self.unreadable.append(f"{item.path}: {item.error}")
             else:
-                path = Path(item.path)
-                self.files[path.relative_to(root).as_posix()] = path
+                name = item.path[len(top) :].lstrip(os.sep)
+                self.files[name.replace(os.sep, "/")] = root / name
         self.names = NameIndex(self.files)
 
     def find(self, spellings: Sequence[str]) -> tuple[Path | None, str]:

@@ -1,7 +1,7 @@
-"""Reader for MEBeauty in the `labels.csv` + `ratings.csv` layout.
+"""Reader for MEBeauty's `labels.csv`.
 
-Knows its columns, the choice between aligned crops and whole photos, and the individual ratings;
-knows nothing about models or splits.
+Knows its columns and the choice between aligned crops and whole photos; knows nothing about models, splits or
+individual ratings (see `ratings`).
 
 Source: Lebedeva, Guo and Ying, "MEBeauty: a multi-ethnic facial beauty dataset in-the-wild", 2022.
 """
@@ -9,31 +9,14 @@ Source: Lebedeva, Guo and Ying, "MEBeauty: a multi-ethnic facial beauty dataset 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aescli.data.datasets.base import (
-    Dataset,
-    LabelRow,
-    Problem,
-    assemble,
-    optional_number,
-    parse_number,
-)
+from aescli.data.datasets.base import Dataset, LabelRow, assemble, optional_number
 from aescli.data.datasets.tables import read_table
 
 SCALE = (1.0, 10.0)
 Variant = Literal["crops", "originals"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """One person's score (1..10) of one image; `name` is the image's name in `labels.csv`."""
-
-    name: str
-    rater: str
-    score: float
 
 
 def read(data: Path, images: Path | None, variant: Variant = "crops") -> Dataset:
@@ -63,28 +46,6 @@ def read(data: Path, images: Path | None, variant: Variant = "crops") -> Dataset
         row.group = {key: cells[key] for key in ("sex", "ethnicity") if cells.get(key)}
         rows.append(row)
     return assemble("mebeauty", rows, source=data, scale=SCALE, images=images, unreadable=table.bad)
-
-
-def read_ratings(path: Path) -> tuple[list[Rating], list[Problem]]:
-    """Individual ratings (`ratings.csv`: file, rater, score) and the rows that cannot be used."""
-    table = read_table(path)
-    file, rater, score = (table.column(name) for name in ("file", "rater", "score"))
-    ratings, bad = [], list(table.bad)
-    seen: dict[tuple[str, str], int] = {}
-    for line, cells in table.rows:
-        name, who = cells[file], cells[rater]
-        try:
-            value = parse_number(cells[score])
-            if not SCALE[0] <= value <= SCALE[1]:
-                raise ValueError(f"score {value:g} lies outside {SCALE[0]:g} to {SCALE[1]:g}")
-            if (name, who) in seen:
-                raise ValueError(f"{who} has rated it in line {seen[name, who]} already")
-        except ValueError as error:
-            bad.append(Problem(str(path), line, name, str(error)))
-            continue
-        seen[name, who] = line
-        ratings.append(Rating(name, who, value))
-    return ratings, bad
 
 
 def is_labels_csv(columns: Iterable[str]) -> bool:

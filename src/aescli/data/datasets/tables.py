@@ -5,10 +5,11 @@ Knows delimiters, quoting, byte-order marks and headerless files; knows nothing 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
-import io
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,33 +31,63 @@ class Table:
 
     def column(self, wanted: str, option: str = "") -> str:
         """The column called `wanted` (case does not matter). Raises AesError that lists what there is."""
-        folded = {column.casefold(): column for column in self.columns}
-        if wanted.casefold() in folded:
-            return folded[wanted.casefold()]
-        near = difflib.get_close_matches(wanted.casefold(), folded, n=1)
-        hint = f" (did you mean '{folded[near[0]]}'?)" if near else ""
-        using = f" Name the right one with {option}." if option else ""
-        raise AesError(
-            f"{self.source} has no column '{wanted}'{hint}; it has: {', '.join(self.columns)}.{using}"
-        )
+        return self.columns[_position(self.source, self.columns, wanted, option)]
+
+
+@dataclass(slots=True)
+class TableStream:
+    """A table whose rows are read as they are asked for, once: `for line, cells in stream`.
+
+    `bad` fills meanwhile with the rows that are left out because of their width.
+    """
+
+    source: Path
+    columns: list[str]
+    delimiter: str
+    _rows: Iterator[tuple[int, list[str]]]
+    bad: list[Problem] = field(default_factory=list)
+
+    def position(self, wanted: str) -> int:
+        """Where in `cells` the column called `wanted` stands. Raises AesError that lists what there is."""
+        return _position(self.source, self.columns, wanted)
+
+    def positions(self, wanted: Sequence[str]) -> dict[str, int]:
+        """The same for those of `wanted` that there are."""
+        folded = {column.casefold(): i for i, column in enumerate(self.columns)}
+        return {name: folded[name.casefold()] for name in wanted if name.casefold() in folded}
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        width = len(self.columns)
+        for line, cells in self._rows:
+            if len(cells) != width and (len(cells) < width or any(cells[width:])):
+                reason = f"{len(cells)} cells where the first row has {width}"
+                self.bad.append(Problem(str(self.source), line, cells[0], reason))
+            else:
+                yield line, cells
+
+
+def _position(source: Path, columns: Sequence[str], wanted: str, option: str = "") -> int:
+    folded = {column.casefold(): i for i, column in enumerate(columns)}
+    if wanted.casefold() in folded:
+        return folded[wanted.casefold()]
+    near = difflib.get_close_matches(wanted.casefold(), folded, n=1)
+    hint = f" (did you mean '{columns[folded[near[0]]]}'?)" if near else ""
+    using = f" Name the right one with {option}." if option else ""
+    raise AesError(f"{source} has no column '{wanted}'{hint}; it has: {', '.join(columns)}.{using}")
 
 
 def read_text(path: Path) -> str:
     """The file's text: UTF-8 or UTF-16 by its mark, else UTF-8, else Windows-1252. Raises AesError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AesError(f"{path} cannot be read: {error.strerror or error}") from None
-    encodings = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" in text:
-            break
-        return text
-    raise AesError(f"{path} is not a text file")
+    encoding = _encoding(path)
+    return path.read_bytes().decode(encoding)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file in any of `read_text`'s encodings, as they are asked for; no blank ones."""
+    with path.open(encoding=_encoding(path)) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
 
 
 def read_table(path: Path, *, has_header: Callable[[Sequence[str]], bool] = lambda cells: True) -> Table:
@@ -65,26 +96,67 @@ def read_table(path: Path, *, has_header: Callable[[Sequence[str]], bool] = lamb
     has_header: tells from the first row's cells whether they name the columns; else the columns are
     called "1", "2", …. Rows whose number of cells differs from the first row's come back as `bad`.
     """
-    text = read_text(path)
-    if not text.strip():
-        raise AesError(f"{path} is empty")
-    delimiter = _guess_delimiter(text)
+    stream = stream_table(path, has_header=has_header)
+    rows = [(line, dict(zip(stream.columns, cells, strict=False))) for line, cells in stream]
+    return Table(path, stream.columns, rows, stream.delimiter, stream.bad)
+
+
+def stream_table(
+    path: Path, *, has_header: Callable[[Sequence[str]], bool] = lambda cells: True
+) -> TableStream:
+    """`read_table` for files of any length: its rows are read when they are asked for."""
+    encoding = _encoding(path)
+    delimiter, skip = _dialect(path, encoding)
+    return _with_columns(path, _rows(path, encoding, delimiter, skip), delimiter, has_header)
+
+
+def _rows(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
+    with path.open(encoding=encoding, newline="") as file:
+        for _ in range(skip):
+            file.readline()
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        line = 1 + skip
+        try:
+            for raw in reader:
+                cells = [cell.strip() for cell in raw]
+                if any(cells):
+                    yield line, cells
+                line = reader.line_num + 1 + skip
+        except csv.Error as error:
+            hint = "; is a quote open that never closes?" if "limit" in str(error) else ""
+            raise AesError(f"{path}:{line}: cannot be read as a table: {error}{hint}") from None
+
+
+def _dialect(path: Path, encoding: str) -> tuple[str, int]:
+    """(the delimiter, how many lines stand before the first row)."""
+    with path.open(encoding=encoding) as file:
+        before, first = next(((i, line) for i, line in enumerate(file) if line.strip()), (0, ""))
     # Excel may open a file with a line that declares the delimiter.
-    skip = 0
-    if text.lower().startswith("sep=") and len(text.splitlines()[0]) == 5:
-        skip, delimiter = 1, text[4]
-        text = text.split("\n", 1)[1]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    cells_by_line: list[tuple[int, list[str]]] = []
-    line = 1 + skip
+    declared = first.rstrip("\n")
+    if declared.lower().startswith("sep=") and len(declared) == 5:
+        return declared[4], before + 1
+    return _guess_delimiter(first.lstrip()), 0
+
+
+def _encoding(path: Path) -> str:
+    """Which of the encodings of `read_text` the whole file is in, without holding it in memory."""
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                cells_by_line.append((line, [cell.strip() for cell in cells]))
-            line = reader.line_num + 1 + skip
-    except csv.Error as error:
-        raise AesError(f"{path}:{line}: cannot be read as a table: {error}") from None
-    return _with_columns(path, cells_by_line, delimiter, has_header)
+        with path.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
+                file.seek(0)
+                decoder = codecs.getincrementaldecoder(encoding)()
+                try:
+                    while block := file.read(1 << 20):
+                        if "\0" in decoder.decode(block):
+                            raise AesError(f"{path} is not a text file")
+                    decoder.decode(b"", final=True)
+                except UnicodeDecodeError:
+                    continue
+                return encoding
+    except OSError as error:
+        raise AesError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise AesError(f"{path} is not a text file")
 
 
 def read_xlsx(path: Path) -> Table:
@@ -110,33 +182,31 @@ def read_xlsx(path: Path) -> Table:
     # A sheet is a rectangle: columns without a name hold nothing that was asked for.
     width = max(i for i, cell in enumerate(cells_by_line[0][1]) if cell) + 1
     cells_by_line = [(line, cells[:width]) for line, cells in cells_by_line if any(cells[:width])]
-    return _with_columns(path, cells_by_line, "\t", lambda cells: True)
+    stream = _with_columns(path, iter(cells_by_line), "\t", lambda cells: True)
+    rows = [(line, dict(zip(stream.columns, cells, strict=False))) for line, cells in stream]
+    return Table(path, stream.columns, rows, stream.delimiter, stream.bad)
 
 
-def _with_columns(path: Path, cells_by_line, delimiter: str, has_header) -> Table:
-    first = cells_by_line[0][1]
+def _with_columns(
+    path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str, has_header
+) -> TableStream:
+    line, first = next(rows, (0, []))
+    if not first:
+        raise AesError(f"{path} is empty")
     if has_header(first):
-        columns, body = list(first), cells_by_line[1:]
+        columns = list(first)
     else:
-        columns, body = [str(i) for i in range(1, len(first) + 1)], cells_by_line
+        columns = [str(i) for i in range(1, len(first) + 1)]
+        rows = itertools.chain([(line, first)], rows)
     twice = {column for column in columns if column and columns.count(column) > 1}
     if twice:
         raise AesError(f"{path} has two columns called '{min(twice)}'; rename one of them")
     # A nameless column (the index that pandas writes) stays reachable by its position.
     columns = [column or f"column {i}" for i, column in enumerate(columns, start=1)]
-    table = Table(path, columns, [], delimiter)
-    for line, cells in body:
-        extra = cells[len(columns) :]
-        if len(cells) < len(columns) or any(extra):
-            reason = f"{len(cells)} cells where the first row has {len(columns)}"
-            table.bad.append(Problem(str(path), line, cells[0], reason))
-        else:
-            table.rows.append((line, dict(zip(columns, cells, strict=False))))
-    return table
+    return TableStream(path, columns, delimiter, rows)
 
 
-def _guess_delimiter(text: str) -> str:
-    start = text.lstrip().split("\n", 1)[0]
+def _guess_delimiter(start: str) -> str:
     quoted, counts = False, dict.fromkeys(_DELIMITERS, 0)
     for char in start:
         if char == '"':

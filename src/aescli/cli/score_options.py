@@ -1,0 +1,63 @@
+"""Options of `aes score` beyond its rows: what is shown, picked out and spread over machines.
+
+It knows names and help texts. What they do is in `aescli.scoring`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+# Help texts state their defaults in words.
+_option = partial(typer.Option, show_default=False)
+
+CommentsOption = Annotated[
+    str | None,
+    _option(
+        "--comments",
+        metavar="FILE.csv",
+        help="What people wrote about the images, for --task miaa: a table with the columns image and comment "
+        "(default: none).",
+    ),
+]
+GalleryOption = Annotated[
+    str | None,
+    _option(
+        "--gallery",
+        metavar="FILE.html",
+        help="Also write a page of thumbnails to sort, filter and search offline; above 5000 rows several "
+        "pages (default: none).",
+    ),
+]
+WhereOption = Annotated[
+    str | None,
+    _option(
+        "--where",
+        metavar="CONDITION",
+        help="Only the rows that fulfil it, such as 'score >= 4 and class_prob > 0.5'; columns, numbers, "
+        "< <= > >= = !=, and, or, not, parentheses (default: all rows).",
+    ),
+]
+CopyToOption = Annotated[
+    str | None,
+    _option(
+        "--copy-to",
+        metavar="DIR",
+        help="Copy the files of the rows (scored ones, or those of --where) into this folder; nothing there is "
+        "overwritten (default: none).",
+    ),
+]
+LinkToOption = Annotated[
+    str | None,
+    _option("--link-to", metavar="DIR", help="The same with symbolic links (default: none)."),
+]
+XmpOption = Annotated[
+    bool,
+    _option(
+        "--xmp",
+        help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; other programs' "
+        "sidecars stay (default: off).",
+    ),
+]

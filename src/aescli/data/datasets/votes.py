@@ -1,0 +1,249 @@
+"""Readers for AVA and Photo.Net, with and without comments: images with the votes for each step of a scale.
+
+Knows `AVA.txt`, NIMA's JSON and the CSV files with a column of votes; the score is always the votes' mean.
+Knows nothing about models, class rules or how a comment is cleaned.
+
+Sources: Murray, Marchesotti and Perronnin, "AVA: A Large-Scale Database for Aesthetic Visual Analysis", CVPR 2012;
+Ghosal, Rana and Smolic, "Aesthetic Image Captioning from Weakly-Labelled Photographs", ICCV Workshops 2019;
+Datta, Li and Wang, "Algorithmic Inferencing of Aesthetics and Emotion in Natural Images", ICIP 2008 (Photo.Net).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
+from aescli.data.datasets.parts import Part, notes_of, source_of
+from aescli.data.datasets.tables import TableStream, read_lines, read_text, stream_table
+from aescli.data.finding import known_suffixes
+from aescli.errors import AesError
+
+BINS = {"ava": 10, "ava-captions": 10, "photonet": 7, "photonet-captions": 7}
+"""Steps of the scale by data set; the scale is 1 to that number."""
+
+_COMMENTS = ("comment", "comments", "caption", "captions")
+_IDS = ("index", "image_id", "imageid", "image", "id")
+_AVA_WIDTH = 15  # index, image id, ten counts, two tags, challenge
+_BRACKETS = str.maketrans("[](),;", "      ")
+# A list of votes is rounded at most to a hundredth when it becomes a mean.
+_ROUNDED = 0.0051
+
+
+def read_ava_text(parts: Sequence[Part], images: Path | None) -> Dataset:
+    """`AVA.txt`: index, image id, votes for 1..10, two semantic tags (0 = none), challenge; separated by blanks.
+
+    `Sample.group` has tag_1, tag_2 and challenge.
+    """
+    return _assemble("ava", _ava_lines, parts, images)
+
+
+def read_ava_json(parts: Sequence[Part], images: Path | None) -> Dataset:
+    """NIMA's JSON: a list of {"image_id": …, "label": [votes for 1..10]}. Raises AesError for another JSON."""
+    return _assemble("ava", _json_entries, parts, images)
+
+
+def read_votes_csv(name: str, parts: Sequence[Part], images: Path | None) -> Dataset:
+    """CSV with index (image id), label (votes, separated by blanks) and optional comment, score, class, split.
+
+    name: one of `BINS`. An image has one sample: rows that repeat it, as lists of single comments do, are joined
+    when their votes agree, their comments in the order of the file. The votes belong to the image, so that several
+    samples of it would only weigh it by its comments and could fall on both sides of a split.
+    """
+    return _assemble(name, _csv_rows, parts, images)
+
+
+def is_ava_text(path: Path) -> bool:
+    """One of the first lines is fifteen whole numbers."""
+    lines = (line.split() for _, line in itertools.islice(read_lines(path), 5))
+    return any(len(words) == _AVA_WIDTH and all(word.isdecimal() for word in words) for words in lines)
+
+
+def kind_of_columns(columns: Iterable[str], first: Sequence[str]) -> str | None:
+    """Which of `BINS` a CSV with these columns and this first row is; None = none of them."""
+    folded = [column.casefold() for column in columns]
+    if "label" not in folded or not set(_IDS) & set(folded) or len(first) != len(folded):
+        return None
+    votes = first[folded.index("label")].translate(_BRACKETS).split()
+    name = {10: "ava", 7: "photonet"}.get(len(votes))
+    if name is None or any(optional_number(word) is None for word in votes):
+        return None
+    return f"{name}-captions" if set(_COMMENTS) & set(folded) else name
+
+
+class _Votes:
+    """Turns cells into rows: checks the votes, computes their mean and deviation, gathers comments."""
+
+    def __init__(self, name: str) -> None:
+        self.bins = BINS[name]
+        self.comments = name.endswith("-captions")
+        self.rows: dict[str, LabelRow] = {}
+        self.repeated: list[LabelRow] = []
+        self.bad: list[Problem] = []
+        self.joined = 0
+        self.texts: dict[str, list[str]] = {}
+        self.contradicted: list[LabelRow] = []
+        # The same few hundred counts stand millions of times in a file.
+        self._numbers: dict[object, float] = {}
+
+    def number(self, word: object) -> float:
+        value = self._numbers.get(word)
+        if value is None:
+            value = float(word)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError
+            self._numbers[word] = value
+        return value
+
+    def add(self, source: str, line: int | None, image: str, votes: Sequence[object]) -> LabelRow | None:
+        """A new row for the image; None where the votes are unusable or a row of the image took the comment."""
+        plain = image.isdecimal() or os.path.splitext(image)[1].lower() not in known_suffixes()
+        name = f"{image}.jpg" if plain else image
+        try:
+            if not image:
+                raise ValueError("the image's name is empty")
+            if len(votes) != self.bins:
+                raise ValueError(f"{len(votes)} votes, but the scale has {self.bins} steps")
+            try:
+                counts = tuple([self.number(vote) for vote in votes])
+            except (ValueError, TypeError):
+                raise ValueError(f"the votes '{' '.join(map(str, votes))}' are not all counts") from None
+            total = sum(counts)
+            if total <= 0:
+                raise ValueError("nobody has voted")
+        except ValueError as error:
+            self.bad.append(Problem(source, line, image and name, str(error)))
+            return None
+        mean = sum([k * count for k, count in enumerate(counts, start=1)]) / total
+        square = sum([k * k * count for k, count in enumerate(counts, start=1)]) / total
+        row = LabelRow(source, line, name, mean, files=(name, image) if plain else (), counts=counts)
+        row.std = math.sqrt(max(square - mean * mean, 0.0))
+        row.n_ratings = round(total) if all(count.is_integer() for count in counts) else None
+        return row
+
+    def keep(self, row: LabelRow) -> None:
+        """Takes the row, or its comment where the image is known already."""
+        known = self.rows.setdefault(row.name, row)
+        texts = self.texts.setdefault(row.name, []) if self.comments else []
+        if known is not row and (
+            row.comment is None
+            or row.comment in texts
+            or (known.counts, known.split) != (row.counts, row.split)
+        ):
+            self.repeated.append(row)
+            return
+        self.joined += known is not row
+        if row.comment is not None:
+            texts.append(row.comment)
+
+    def all_rows(self) -> list[LabelRow]:
+        for name, texts in self.texts.items():
+            self.rows[name].comment = " ".join(texts) or None
+        self.texts.clear()
+        return [*self.rows.values(), *self.repeated]
+
+
+def _assemble(name: str, read, parts: Sequence[Part], images: Path | None) -> Dataset:
+    votes = _Votes(name)
+    for part in parts:
+        for row in read(part, votes):
+            votes.keep(row)
+    rows = votes.all_rows()
+    notes = notes_of(parts)
+    if votes.joined:
+        notes.append(f"{votes.joined} rows repeat an image with another comment: joined, one sample an image")
+    if votes.comments:
+        silent = sum(row.comment is None for row in votes.rows.values())
+        if silent:
+            notes.append(f"{silent} images have no comment")
+    if votes.contradicted:
+        first = votes.contradicted[0]
+        notes.append(
+            f"{len(votes.contradicted)} scores differ from the mean of their votes, which counts (first: {first.name}, "
+            f"line {first.line})"
+        )
+    dataset = assemble(
+        name, rows, source=source_of(parts), scale=(1.0, float(votes.bins)), images=images,
+        unreadable=votes.bad, notes=notes,
+    )  # fmt: skip
+    dataset.notes.rows += votes.joined
+    return dataset
+
+
+def _ava_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+    source = str(part.path)
+    groups: dict[tuple[str, ...], dict[str, str]] = {}
+    for line, text in read_lines(part.path):
+        words = text.split()
+        if len(words) != _AVA_WIDTH or not words[1].isdecimal():
+            reason = f"{len(words)} numbers, not {_AVA_WIDTH}" if len(words) != _AVA_WIDTH else "no image id"
+            votes.bad.append(Problem(source, line, words[1] if len(words) > 1 else words[0], reason))
+            continue
+        row = votes.add(source, line, words[1], words[2:12])
+        if row is not None:
+            row.split = part.split
+            key = tuple(words[12:])
+            row.group = groups.setdefault(key, dict(zip(("tag_1", "tag_2", "challenge"), key, strict=True)))
+            yield row
+
+
+def _json_entries(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+    source = str(part.path)
+    try:
+        entries = json.loads(read_text(part.path))
+    except (ValueError, RecursionError) as error:
+        raise AesError(f"{part.path} is not valid JSON: {error}") from None
+    if not isinstance(entries, list):
+        raise AesError(f'{part.path} is not a list of {{"image_id": …, "label": […]}}')
+    for number, entry in enumerate(entries, start=1):
+        image = entry.get("image_id") if isinstance(entry, dict) else None
+        label = entry.get("label") if isinstance(entry, dict) else None
+        if not isinstance(image, str | int) or isinstance(image, bool) or not isinstance(label, list):
+            reason = f'entry {number} has no "image_id" and "label"'
+            votes.bad.append(Problem(source, None, "" if image is None else str(image), reason))
+            continue
+        # JSON's true is a number to Python, and a nested list has no hash.
+        label = [vote if isinstance(vote, int | float | str) and vote is not True else "?" for vote in label]
+        row = votes.add(source, None, str(image).strip(), label)
+        if row is not None:
+            row.split = part.split
+            yield row
+
+
+def _csv_rows(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+    table = stream_table(part.path)
+    source = str(part.path)
+    image, label = _first(table, _IDS), table.position("label")
+    comment = _first(table, _COMMENTS) if votes.comments else None
+    at = table.positions(("score", "class", "split"))
+    classes: dict[str, dict[str, str]] = {}
+    for line, cells in table:
+        row = votes.add(source, line, _whole(cells[image]), cells[label].translate(_BRACKETS).split())
+        if row is None:
+            continue
+        row.split = part.split or (cells[at["split"]] or None if "split" in at else None)
+        if comment is not None:
+            row.comment = cells[comment] or None
+        if "class" in at and cells[at["class"]]:
+            row.group = classes.setdefault(cells[at["class"]], {"class": cells[at["class"]]})
+        if "score" in at:
+            stated = optional_number(cells[at["score"]])
+            if stated is None or abs(stated - row.score) > _ROUNDED:
+                votes.contradicted.append(row)
+        yield row
+    votes.bad += table.bad
+
+
+def _whole(cell: str) -> str:
+    """An id as it names the file: pandas writes a column of ids with a gap as 953619.0."""
+    return cell[:-2] if cell.endswith(".0") and cell[:-2].isdecimal() else cell
+
+
+def _first(table: TableStream, names: Sequence[str]) -> int:
+    """The first of the columns that there is. Raises AesError naming the usual one."""
+    found = table.positions(names)
+    return next(iter(found.values())) if found else table.position(names[0])

@@ -1,0 +1,53 @@
+"""What people wrote about the images of a scoring run, looked up by the images' paths.
+
+Knows tables and the ways in which a table may spell an image's name; knows nothing about tokens or models.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aescli.data.datasets.generic import guess_image_column
+from aescli.data.datasets.index import NameIndex
+from aescli.data.datasets.tables import read_table
+from aescli.errors import AesError
+
+_COLUMNS = ("comment", "comments", "caption", "captions", "text")
+
+
+class Comments:
+    """The comments of a table with an image column and a column `comment`; several of one image are joined.
+
+    problems: sentences about rows that cannot be used. Raises AesError where there is no such table or column, or
+    not one comment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise AesError(f"--comments {path}: no such file; give a CSV with the columns image and comment")
+        table = read_table(path)
+        folded = {column.casefold(): column for column in table.columns}
+        column = next((folded[name] for name in _COLUMNS if name in folded), None)
+        if column is None:
+            raise AesError(
+                f"--comments {path}: no column comment; it has: {', '.join(table.columns)}. Name one of them comment"
+            )
+        image = guess_image_column(table)
+        self.problems = [str(problem) for problem in table.bad]
+        self._texts: dict[str, str] = {}
+        for _, cells in table.rows:
+            name, text = cells[image], cells[column]
+            if name and text:
+                self._texts[name] = f"{self._texts[name]} {text}" if name in self._texts else text
+        if not self._texts:
+            raise AesError(f"--comments {path}: not one comment in the column '{column}'")
+        self._index = NameIndex(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __call__(self, path: str) -> str | None:
+        """The comment on an image, by its path or by any unambiguous shorter spelling of it; None without one."""
+        name, _ = self._index.find((path, os.path.splitext(path)[0]))
+        return None if name is None else self._texts[name]

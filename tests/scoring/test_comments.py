@@ -1,0 +1,48 @@
+import pytest
+
+from aescli.errors import AesError
+from aescli.scoring.comments import Comments
+
+
+def _table(tmp_path, text):
+    path = tmp_path / "comments.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_comments_are_found_by_path_name_and_stem(tmp_path):
+    comments = Comments(
+        _table(tmp_path, 'image,comment\na/1.jpg,"one, two"\n2.jpg,zwei\n3,drei\n2.jpg,deux\n4.jpg,\n')
+    )
+    assert comments("photos/a/1.jpg") == "one, two"
+    assert comments("2.jpg") == "zwei deux"
+    assert comments("elsewhere/3.png") == "drei"
+    assert comments("4.jpg") is None
+    assert comments("5.jpg") is None
+    assert len(comments) == 3
+
+
+def test_names_that_two_images_share_belong_to_the_one_whose_folder_fits(tmp_path):
+    comments = Comments(_table(tmp_path, "image;caption\na/1.jpg;first\nb/1.jpg;second\n"))
+    assert (comments("x/a/1.jpg"), comments("x/b/1.jpg"), comments("x/c/1.jpg")) == ("first", "second", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,words\n1.jpg,fine\n", "no column comment; it has: image, words"),
+        ("image,comment\n1.jpg,\n", "not one comment"),
+        ("", "is empty"),
+    ],
+)
+def test_a_useless_table_is_refused_in_one_line(tmp_path, text, message):
+    with pytest.raises(AesError, match=message):
+        Comments(_table(tmp_path, text))
+    with pytest.raises(AesError, match="no such file"):
+        Comments(tmp_path / "absent.csv")
+
+
+def test_broken_rows_are_named(tmp_path):
+    comments = Comments(_table(tmp_path, "image,comment\n1.jpg,fine\n2.jpg,too,many\n"))
+    assert len(comments) == 1
+    assert "3 cells where the first row has 2" in comments.problems[0]

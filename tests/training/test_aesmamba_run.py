@@ -1,0 +1,178 @@
+"""AesMamba's training runs on made-up pictures: attributes, distributions and comments all the way to a scored CSV."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from aescli import cli
+from aescli.data.datasets.scored import ATTRIBUTES
+from aescli.errors import UsageError
+from aescli.models.aesmamba import PARA_ATTRIBUTES
+from aescli.models.checkpoint import load_checkpoint
+from aescli.presets import load_preset
+from aescli.training.run import read_training_data, split_data, train_model
+
+ENCODER = {"name": "mobilenetv1", "levels": [6], "image_size": 32}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def _picture(rng, level, size=40):
+    return Image.fromarray(
+        (255 * level + rng.normal(0, 10, (size, size + 9, 3))).clip(0, 255).astype(np.uint8)
+    )
+
+
+def _preset(tmp_path, model, **train):
+    values = {
+        "architecture": "aesmamba",
+        "task": "viaa",
+        "model": {"encoder": ENCODER, "hidden": 16, **model},
+        "preprocessing": {"faces": False, "fit": "stretch"},
+        "data": {"class_cuts": [3.0]},
+        "train": {"epochs": 12, "batch_size": 8, "lr": 3e-3, "validation": 0.2, "beta2": 0.99,
+                  "augment": {"flip": 0.5, "crop_from": 36}, **train},
+    }  # fmt: skip
+    path = tmp_path / "preset.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_preset(str(path))
+
+
+def _train(preset, root, out):
+    data = read_training_data(preset, [root])
+    parts = split_data(data, preset, None)
+    return train_model(preset, data, parts, out, log=lambda _: None), data, parts
+
+
+@pytest.fixture
+def para(tmp_path):
+    """40 pictures in PARA's layout; every attribute follows the brightness, `dof` against it."""
+    root, rng = tmp_path / "para", np.random.default_rng(0)
+    rows = []
+    for i in range(40):
+        level, session = rng.uniform(0.1, 0.9), f"session{i % 3}"
+        (root / "imgs" / session).mkdir(parents=True, exist_ok=True)
+        _picture(rng, level).save(root / "imgs" / session / f"iaa_pub{i}_.jpg")
+        scores = {name: 1 + 4 * (1 - level if name == "dof" else level) for name in ATTRIBUTES}
+        row = {"sessionId": session, "imageName": f"iaa_pub{i}_.jpg", "semantic": "scene"}
+        rows.append(row | {f"{ATTRIBUTES[name]}_mean": round(value, 4) for name, value in scores.items()})
+    for name, part in (("PARA-GiaaTrain.csv", rows[:32]), ("PARA-GiaaTest.csv", rows[32:])):
+        with (root / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(part)
+    return root
+
+
+def _para_model():
+    attributes = [{"name": n, "scale": [1, 5], "categories": "para"} for n in PARA_ATTRIBUTES]
+    return {"attributes": attributes}
+
+
+def test_nine_attributes_are_learnt_on_the_official_split_and_scored(para, tmp_path):
+    metrics, _, parts = _train(_preset(tmp_path, _para_model()), para, tmp_path / "run")
+    assert {name: len(where) for name, where in parts.test.items()} == {"para": 8}
+    assert metrics["para"]["score"]["SRCC"] > 0.8
+    assert metrics["para"]["attributes"]["dof"]["SRCC"] > 0.8
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    out = tmp_path / "scores.csv"
+    with pytest.raises(SystemExit) as done:
+        cli.main(
+            [
+                "score",
+                str(para / "imgs"),
+                "--model",
+                str(tmp_path / "run"),
+                "--task",
+                "viaa",
+                "--out",
+                str(out),
+            ]
+        )
+    assert not done.value.code
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-10:] == [*PARA_ATTRIBUTES, "error"]
+    assert len(rows) == len(pictures)
+    level = [np.asarray(Image.open(r["path"])).mean() for r in rows]
+    assert np.corrcoef(level, [float(r["score"]) for r in rows])[0, 1] > 0.8
+    assert np.corrcoef(level, [float(r["dof"]) for r in rows])[0, 1] < -0.8
+    assert all(r["score"] == r["aesthetic"] for r in rows)
+    assert all(r["class"] == ("2" if float(r["score"]) >= 3 else "1") for r in rows)
+
+
+@pytest.fixture
+def votes(tmp_path):
+    """40 pictures in AVA-Captions' manner: ten counts and a comment; the comment, not the picture, tells the score."""
+    root, rng = tmp_path / "ava", np.random.default_rng(1)
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for i in range(40):
+        good = i % 2
+        _picture(rng, 0.5).save(root / "images" / f"{i}.jpg")
+        counts = rng.multinomial(100, np.eye(10)[7 if good else 2] * 0.6 + 0.04)
+        comment = "a great light !" if good else "the bad photo ."
+        rows.append((i, " ".join(map(str, counts)), comment))
+    with (root / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("index", "label", "comment"), *rows])
+    return root
+
+
+def test_comments_decide_where_the_pictures_say_nothing(votes, tmp_path, tiny_text):
+    model = {
+        "text": {"name": tiny_text.name, "max_tokens": 32},
+        "heads": 2,
+        "head_dim": 8,
+        "attributes": [{"name": "aesthetic", "scale": [1, 10], "outputs": 10, "categories": "ava"}],
+    }
+    preset = _preset(tmp_path, model, epochs=40, lr=3e-3, selection="last")
+    metrics, _, _ = _train(preset, votes, tmp_path / "run")
+    assert metrics["ava-captions"]["score"]["SRCC"] > 0.7
+    assert 0 < metrics["ava-captions"]["score"]["EMD"] < 0.2
+    loaded = load_checkpoint(tmp_path / "run")
+    tokens = loaded.tokenizer(["a great light !", "the bad photo ."])
+    with torch.inference_mode():
+        score = loaded.model(torch.zeros(2, 3, 32, 32), tokens).score
+    assert score[0] > score[1] + 1
+
+
+def test_the_report_counts_only_what_is_known(para, tmp_path):
+    rows = list(csv.DictReader((para / "PARA-GiaaTest.csv").open()))
+    for row in rows[:6]:
+        row["dofScore_mean"] = ""
+    with (para / "PARA-GiaaTest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    metrics, _, _ = _train(_preset(tmp_path, _para_model(), epochs=1), para, tmp_path / "run")
+    assert np.isfinite(metrics["para"]["score"]["MAE"])
+    tested = json.loads((tmp_path / "run" / "test_para.json").read_text())
+    assert len(tested) == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"attributes": [{"name": "aesthetic", "scale": [1, 5]}, {"name": "mood", "scale": [1, 5]}]},
+            "'mood'",
+        ),
+        ({"attributes": [{"name": "aesthetic", "scale": [1, 5], "outputs": 10}]}, "how many votes"),
+    ],
+)
+def test_what_the_data_set_does_not_have_is_said_before_training(para, tmp_path, model, message):
+    with pytest.raises(UsageError, match=message):
+        _train(_preset(tmp_path, model), para, tmp_path / "run")
+
+
+def test_mixup_is_refused(para, tmp_path):
+    with pytest.raises(UsageError, match=r"train\.mixup"):
+        _train(_preset(tmp_path, _para_model(), mixup=0.4), para, tmp_path / "run")
