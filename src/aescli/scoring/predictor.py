@@ -132,7 +132,8 @@ class TorchPredictor:
         chosen = output.score if self._head is None else output.head_scores[:, self._head]
         # A prediction a little beyond the scale's end means its end.
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
-        features = output.levels.float().cpu().numpy()
+        levels = getattr(output, "levels", None)
+        features = None if levels is None else levels.float().cpu().numpy()
         if output.logits is None:
             return Prediction(scores, np.empty((len(scores), 0)), features)
         return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy(), features)
