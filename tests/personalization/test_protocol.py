@@ -1,15 +1,29 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr, ttest_1samp
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from taste import SCALE, ratings, world
+
 from aescli.errors import AesError
-from aescli.personalization.protocol import Rater, mean_interval, run_protocol, sample_raters
+from aescli.personalization.protocol import (
+    Rater,
+    mean_interval,
+    one_prior,
+    raters_of,
+    run_protocol,
+    sample_raters,
+)
 
 
-def raters(count=6, ratings=40, seed=0):
+def some_raters(count=6, each=40, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        Rater(f"r{i}", rng.permutation(100)[:ratings], rng.integers(1, 6, ratings).astype(float))
+        Rater(f"r{i}", rng.permutation(100)[:each], rng.integers(1, 6, each).astype(float))
         for i in range(count)
     ]
 
@@ -25,7 +39,7 @@ def test_shots_and_tests_are_apart_and_the_numbers_are_scipys():
         seen.setdefault(rater.name, []).append((personal, rater.scores[tests], set(shots), set(tests)))
         return personal, noise[rater.positions[tests]]
 
-    got = run_protocol(raters(), answer, shots=10, tests=20, repeats=3)
+    got = run_protocol(some_raters(), answer, shots=10, tests=20, repeats=3)
     for row, name in enumerate(got.raters):
         assert len({frozenset(tests) for *_, tests in seen[name]}) == 3  # repeats differ
         for repeat, (personal, truth, *_) in enumerate(seen[name]):
@@ -47,7 +61,7 @@ def test_the_same_tests_for_every_way_to_select():
             return np.arange(len(tests)), np.arange(len(tests))
 
         run_protocol(
-            raters(), answer, shots=5, tests=15, repeats=2, select=select,
+            some_raters(), answer, shots=5, tests=15, repeats=2, select=select,
             choose=lambda rater, candidates, k: candidates[-k:],
         )  # fmt: skip
     for (one, tests), (other, same) in zip(*tested.values(), strict=True):
@@ -61,14 +75,14 @@ def test_all_others_are_tests_where_no_number_is_given():
         assert sorted([*shots, *tests]) == list(range(40))
         return np.zeros(len(tests)), rater.scores[tests]
 
-    got = run_protocol(raters(), answer, shots=30, tests=None, repeats=2)
+    got = run_protocol(some_raters(), answer, shots=30, tests=None, repeats=2)
     assert got.personal["SRCC"].max() == 0  # a constant agrees with nobody
     assert got.generic["SRCC"].min() == pytest.approx(1)
     assert got.losers() == 1.0
 
 
 def test_raters_are_sampled_among_those_with_enough_ratings():
-    many = [*raters(10, 40), *raters(10, 20, seed=1)]
+    many = [*some_raters(10, 40), *some_raters(10, 20, seed=1)]
     assert len(sample_raters(many, 10, 20, None, 0)) == 10
     drawn = sample_raters(many, 10, 20, 4, 7)
     assert [r.name for r in drawn] == [r.name for r in sample_raters(many, 10, 20, 4, 7)]
@@ -82,3 +96,24 @@ def test_raters_are_sampled_among_those_with_enough_ratings():
 
 def test_one_rater_has_no_interval():
     assert np.isnan(mean_interval(np.ones((1, 3))).low)
+
+
+def test_rows_become_raters():
+    rows = [("b", "x", 2.0), ("a", "y", 3.0), ("b", "gone", 5.0), ("b", "y", 4.0)]
+    one, two = raters_of(rows, {"x": 0, "y": 1})
+    assert (one.name, one.positions.tolist(), one.scores.tolist()) == ("a", [1], [3.0])
+    assert (two.name, two.positions.tolist(), two.scores.tolist()) == ("b", [0, 1], [2.0, 4.0])
+
+
+def test_people_whose_taste_follows_the_prior_gain_and_more_by_chosen_shots():
+    features, generic, prior = world(images=150)
+    rng = np.random.default_rng(5)
+    people = [Rater(f"p{i}", np.arange(150), ratings(rng, prior, features, generic)) for i in range(40)]
+    answer, choose = one_prior(prior, features, generic, SCALE)
+    random, chosen = (
+        run_protocol(people, answer, shots=10, tests=50, repeats=4, select=select, choose=choose)
+        for select in ("random", "informative")
+    )
+    assert random.interval("SRCC", "difference").low > 0.03
+    assert mean_interval(chosen.personal["SRCC"] - random.personal["SRCC"]).low > 0
+    np.testing.assert_array_equal(chosen.generic["SRCC"], random.generic["SRCC"])

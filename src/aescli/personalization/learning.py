@@ -6,7 +6,7 @@ It knows ratings, features and generic scores as arrays. It knows nothing about 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -149,16 +149,22 @@ def learn_prior(
         covariance = (covariance + covariance.T) / 2
         mean = np.r_[(total / len(moments))[:2], np.zeros(size - 2)]
         usual_noise = float(np.exp(np.log(noise).mean()))
-    damp = np.r_[1.0, 1.0, np.full(size - 2, np.sqrt(temper))]
-    return TastePrior(
+    prior = TastePrior(
         base=base,
         scale=scale,
         centre=centre,
         projection=projection,
         # The slope on the raters' consensus is below 1 only because their mean is noisy too.
         mean=np.r_[mean[0], 1.0, np.zeros(size - 2)],
-        covariance=covariance * damp * damp[:, None],
+        covariance=covariance,
         noise=usual_noise + generic_error,
         spread=spread,
         origin=origin,
     )
+    return tempered(prior, temper)
+
+
+def tempered(prior: TastePrior, share: float) -> TastePrior:
+    """The same prior with `share` of the variance of the components; intercept and slope keep theirs."""
+    damp = np.r_[1.0, 1.0, np.full(len(prior.mean) - 2, np.sqrt(share))]
+    return replace(prior, covariance=prior.covariance * damp * damp[:, None])
