@@ -19,9 +19,10 @@ from aescli.personalization.prior import (
     standardised_features,
 )
 
-TEMPER = 0.35
+TEMPER = 0.5
 """Share of the learned variance that the prior keeps. With all of it ten ratings are trusted too much: a rating's
-error is not as independent as the model says."""
+error is not as independent as the model says. Of .15, .25, .35, .5, .7 it gained most on raters of MEBeauty at 10 shots
+with at most 2.5 % of them losing more than .02 SRCC, in each of eight parts of the raters."""
 
 _COVARIANCE_WEIGHT, _NOISE_WEIGHT = 30, 20
 _MINIMUM = 8

@@ -1,7 +1,7 @@
 """The papers' protocol: k ratings of a person are seen, the others are predicted, ten times, beside the generic model.
 
-It knows raters as arrays and a function that answers for one of them (`one_prior` makes one of a prior). It knows nothing
-about files or tables.
+It knows raters as arrays and a function that answers for one of them (`one_prior` makes one of a prior). It knows
+nothing about files or tables.
 """
 
 from __future__ import annotations
