@@ -143,3 +143,14 @@ def test_a_prior_is_stored_beside_its_model_and_bound_to_it(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AesError, match=f"{FILE}: cannot be read"):
         load_prior(tmp_path, "base-1")
+
+
+def test_the_bundled_model_carries_its_prior():
+    from aescli.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint("momamba-lite")
+    prior = load_prior(checkpoint.path, checkpoint.digest)
+    assert prior.scale == checkpoint.card.score_range
+    assert np.linalg.eigvalsh(prior.covariance).min() > 0
+    assert (checkpoint.path / FILE).stat().st_size < 1_000_000
+    assert "raters of MEBeauty" in prior.origin
