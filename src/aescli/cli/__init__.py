@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("aescli.cli.train:train", "Train a model on labelled images."),
     "score": ("aescli.cli.score:score", "Score photos: a row per image or face."),
     "eval": ("aescli.cli.eval:evaluate", "Measure how well scores agree with labels."),
+    "personalize": ("aescli.cli.personalize:personalize", "Learn one person's taste from a few ratings."),
 }
 """name → (module:function, one line for `aes --help`). A command's help is the function's docstring."""
 
