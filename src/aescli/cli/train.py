@@ -107,7 +107,7 @@ def train(
       aes train --preset momamba-lite --init face.safetensors --data scut-fbp5500 --fold 1 --out runs/fold1
       aes train --preset momamba-scut-fbp5500 --dry-run
     """
-    from aescli.presets import load_preset
+    from aescli.presets import heads_for, load_preset
     from aescli.runtime import keep_freed_memory
 
     keep_freed_memory(one_arena=True)
@@ -116,7 +116,7 @@ def train(
         edits.append(f"model.encoder.weights={initial}")
     chosen = load_preset(preset, edits)
     sources = data or []
-    chosen = _with_heads_for(chosen, sources)
+    chosen = heads_for(chosen, len(sources))
     if dry_run:
         _dry_run(
             chosen, sources, images, fold, split or [], all_data, _options(image_column, score_column, scale)
@@ -142,16 +142,6 @@ def _options(
     if scale:
         options["scale"] = tuple(scale)
     return options
-
-
-def _with_heads_for(preset: Any, sources: list[Path]) -> Any:
-    """A preset for several data sets, given fewer, keeps only the heads that have data."""
-    from dataclasses import replace
-
-    heads = getattr(preset.model, "score_heads", ("",))
-    if len(heads) > 1 and len(sources) == 1:
-        return replace(preset, model=replace(preset.model, score_heads=("",), score_weights=None))
-    return preset
 
 
 def _refuse_used(out: Path, resume: bool) -> None:
