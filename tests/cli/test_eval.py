@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from sklearn import metrics as sk
 
 from aescli import cli
 from aescli.data.hashing import content_hash
@@ -76,7 +77,7 @@ def test_score_then_eval_equals_eval_of_the_model(faces, capsys):
     options = ("--data", faces / "labels.csv", "--group-by", "group")
     from_file, _ = as_json(capsys, "--predictions", scores, *options)
     from_model, _ = as_json(capsys, "--model", "m", "--faces", "none", "--images", images, *options)
-    for key in ("subsets", "groups", "gaps", "scale", "class_cuts"):
+    for key in ("subsets", "groups", "gaps", "categories", "scale", "class_cuts", "good_above"):
         assert from_file[key] == from_model[key]
     metrics = from_model["subsets"][0]["metrics"]
     assert from_model["subsets"][0]["n"] == 30
@@ -84,6 +85,7 @@ def test_score_then_eval_equals_eval_of_the_model(faces, capsys):
         "ACC",
         "F1",
         "AP",
+        "ACC_good",
         "PLCC",
         "SRCC",
         "KRCC",
@@ -107,9 +109,21 @@ def test_a_plain_scripts_file_gives_scipys_numbers(faces, capsys):
     )
     result, err = as_json(capsys, "--predictions", path, "--data", faces / "labels.csv")
     metrics = result["subsets"][0]["metrics"]
-    assert metrics["SRCC"]["value"] == pytest.approx(stats.spearmanr(pred, true)[0], abs=1e-12)
-    assert metrics["PLCC"]["value"] == pytest.approx(stats.pearsonr(pred, true)[0], abs=1e-12)
-    assert metrics["MAE"]["value"] == pytest.approx(np.abs(pred - true).mean(), abs=1e-12)
+    # The classes of SCUT-FBP5500 in words: the score rounded to the nearest whole number, halves up.
+    pred_class, true_class = (np.clip(np.floor(x + 0.5), 1, 5).astype(int) for x in (pred, true))
+    for name, expected in {
+        "SRCC": stats.spearmanr(pred, true)[0],
+        "PLCC": stats.pearsonr(pred, true)[0],
+        "KRCC": stats.kendalltau(pred, true)[0],
+        "MAE": sk.mean_absolute_error(true, pred),
+        "RMSE": sk.root_mean_squared_error(true, pred),
+        "R2": sk.r2_score(true, pred),
+        "ACC": sk.accuracy_score(true_class, pred_class),
+        "F1": sk.f1_score(true_class, pred_class, average="weighted"),
+        "F1_macro": sk.f1_score(true_class, pred_class, average="macro"),
+        "ACC_good": sk.accuracy_score(true > 3, pred > 3),
+    }.items():
+        assert metrics[name]["value"] == pytest.approx(expected, abs=1e-12), name
     assert "taken to be on the labels' scale 1–5" in err
 
 
@@ -143,6 +157,91 @@ def test_folds_splits_and_saved_splits(faces, capsys):
     assert result["subsets"][0]["n"] == 6
     assert run("eval", *options, "--fold", 9) == 1
     assert "has no fold 9" in capsys.readouterr().err
+
+
+def test_columns_of_a_predictions_file_can_be_named(faces, capsys):
+    path = faces / "mine.csv"
+    names = [line.split(",")[0] for line in (faces / "labels.csv").read_text().split()[1:]]
+    rows = [f"{name},{1 + i % 3},{1 + 4 * i / 29:.3f}" for i, name in enumerate(names)]
+    path.write_text("picture,rating,second\n" + "\n".join(rows) + "\n")
+    options = ("--predictions", path, "--data", faces / "labels.csv")
+    guessed, _ = as_json(capsys, *options)
+    named, _ = as_json(capsys, *options, "--prediction-columns", "picture,second")
+    assert named["subsets"][0]["metrics"]["SRCC"]["value"] > 0.8
+    assert guessed["subsets"][0]["metrics"]["SRCC"]["value"] < 0.5
+    assert run("eval", *options, "--prediction-columns", "picture,third") == 1
+    assert "third" in capsys.readouterr().err
+
+
+def test_the_training_part_and_the_gap(faces, capsys):
+    options = ("--data", faces / "labels.csv", "--images", faces / "images", "--faces", "none", "--fold", 2)
+    result, _ = as_json(capsys, *options, "--train-part")
+    assert (result["subsets"][0]["n"], result["train"]["n"]) == (6, 24)
+    rest = as_json(capsys, *options[:-2])[0]["subsets"][0]["metrics"]["MAE"]["value"] * 30
+    test = result["subsets"][0]["metrics"]["MAE"]["value"]
+    train = result["train"]["metrics"]["MAE"]["value"]
+    assert 24 * train + 6 * test == pytest.approx(rest), "the two parts are the whole"
+    assert result["train_test_gap"]["MAE"]["value"] == pytest.approx(test - train)
+    assert run("eval", *options, "--train-part", "--resamples", 20) == 0
+    assert "gap (+ = worse)" in capsys.readouterr().out
+
+
+def test_a_comparison_with_a_file_and_with_a_model(faces, capsys):
+    images = faces / "images"
+    scores = faces / "scores.csv"
+    assert run("score", images, "--faces", "none", "--probabilities", "--out", scores, "--quiet") == 0
+    lines = scores.read_text().splitlines()
+    worse = [lines[0]]
+    for i, line in enumerate(lines[1:]):
+        cells = line.split(",")
+        cells[3] = f"{1 + (float(cells[3]) - 1 + i % 4) % 4:.4f}"
+        worse.append(",".join(cells))
+    (faces / "worse.csv").write_text("\n".join(worse) + "\n")
+    options = ("--data", faces / "labels.csv", "--images", images, "--faces", "none")
+    result, _ = as_json(capsys, *options, "--against", faces / "worse.csv")
+    found = result["comparison"]
+    assert found["n"] == 30
+    assert found["differences"]["PLCC"]["value"] > 0
+    assert found["differences"]["PLCC"]["p"] < 0.05
+    assert found["differences"]["ACC"]["value"] == 0, "the classes were left as they were"
+    assert found["delta_m"] is None or found["delta_m"] > 0
+    same, _ = as_json(capsys, *options, "--against", "another-model")
+    assert same["comparison"]["differences"]["MAE"] == {
+        **same["comparison"]["differences"]["MAE"], "value": 0, "low": 0, "high": 0, "p": 1,
+    }  # fmt: skip
+    assert same["comparison"]["delta_m"] == pytest.approx(0)
+    assert run("eval", *options, "--against", faces / "worse.csv", "--resamples", 20) == 0
+    assert "permutation test" in capsys.readouterr().out
+
+
+def test_a_split_that_leaks_is_reported_for_a_predictions_file(faces, capsys):
+    rng = np.random.default_rng(1)
+    names = [line.split(",")[0] for line in (faces / "labels.csv").read_text().split()[1:]]
+    for name in names:  # pictures with a structure, which a near-duplicate can share
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 60), Image.Resampling.BICUBIC).save(faces / "images" / name)
+    options = ("--data", faces / "labels.csv", "--images", faces / "images", "--fold", 1)
+    (faces / "p.csv").write_text(
+        "file,rating\n" + "".join(f"{name},{1 + i % 5}\n" for i, name in enumerate(names))
+    )
+    _, err = as_json(capsys, "--predictions", faces / "p.csv", *options)
+    assert "lists no training images" in err
+    assert "LEAK" not in err
+    inside, outside = (names[i] for i in (0, 1))  # folds 1 and 2
+    Image.open(faces / "images" / inside).save(faces / "images" / "copy.jpg", quality=88)
+    (faces / "images" / outside).write_bytes((faces / "images" / "copy.jpg").read_bytes())
+    (faces / "images" / "copy.jpg").unlink()
+    (faces / "images" / names[2]).write_bytes(b"broken")
+    result, err = as_json(capsys, "--predictions", faces / "p.csv", *options)
+    assert f"LEAK: 1 of 6 images are copies or near-duplicates of images outside the part ({inside})" in err
+    assert any("LEAK" in line for line in result["notes"])
+
+
+def test_what_is_not_known_of_a_model_is_in_the_json_too(faces, capsys):
+    result, _ = as_json(
+        capsys, "--data", faces / "labels.csv", "--images", faces / "images", "--faces", "none"
+    )
+    assert any("lists no training images" in line for line in result["notes"])
 
 
 def test_what_does_not_match_is_said(faces, capsys):
@@ -183,7 +282,7 @@ def test_table_csv_and_file(faces, capsys):
     out = faces / "result.csv"
     assert run(*options, "--format", "csv", "--out", out, "--quiet") == 0
     assert capsys.readouterr().out == ""
-    assert out.read_text().startswith("subset,n,metric,value,low,high\nall,30,ACC,")
+    assert out.read_text().startswith("subset,n,metric,value,low,high,p\nall,30,ACC,")
     assert run(*options, "--out", faces / "no" / "where.csv") == 1
     assert "cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in faces.iterdir() if path.name.startswith("tmp")) == []
@@ -200,6 +299,9 @@ def test_table_csv_and_file(faces, capsys):
         (["--predictions", "p.csv", "--scale", "5,1"], "lowest and the highest"),
         (["--label-scale", "1"], "lowest and the highest"),
         (["--group-by", "height"], "choose from"),
+        (["--train-part"], "--fold or --split"),
+        (["--repeat", "r"], "give --report"),
+        (["--predictions", "p.csv", "--prediction-columns", "score"], "give two names"),
     ],
 )
 def test_wrong_usage(faces, capsys, extra, message):

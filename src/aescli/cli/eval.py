@@ -282,6 +282,7 @@ def evaluate(
         keep_freed_memory()
 
     from aescli.data.datasets import read_dataset
+    from aescli.evaluation import overlap as overlaps
     from aescli.evaluation import tables
     from aescli.evaluation.evaluate import evaluate as measure
     from aescli.evaluation.evaluate import group_values
@@ -335,6 +336,8 @@ def evaluate(
     if against_model:
         rival = scored(against, test)
         other, overlap = rival.rows, either(overlap, rival.overlap)
+        if rival.overlap is not None:
+            note(f"aes: images that {against} was trained on count as training data too", quiet=quiet)
     elif against is not None:
         other = rows_of(Path(against))
     result = measure(
@@ -351,7 +354,9 @@ def evaluate(
         seed=seed,
     )
     if overlap is None:
-        result.notes += _what_is_not_known(dataset, keep, rest, predictions)
+        result.notes += overlaps.of_unknown_training(
+            dataset, keep, rest, "the model" if predictions is None else str(predictions)
+        )
     for line in (*result.notes, *result.warnings()):
         note(f"aes: {line}", quiet=quiet)
     if report is not None:
@@ -403,29 +408,6 @@ def _predict(
             step=step,
             observe=observe,
         )
-
-
-def _what_is_not_known(
-    dataset: Dataset, keep: Sequence[int] | None, rest: Sequence[int] | None, predictions: Path | None
-) -> list[str]:
-    """Notes where nothing lists the training images: what the other part of the split would give away."""
-    whose = "the model lists" if predictions is None else f"{predictions} names"
-    lines = [f"{whose} no training images: whether these were among them is not known"]
-    if not rest or dataset.notes.images is None:
-        return lines
-    from aescli.data.duplicates import default_cache
-    from aescli.evaluation.overlap import leaks_of_parts
-
-    part = dataset.subset(keep)
-    paths = [[sample.path for sample in half.samples] for half in (part, dataset.subset(rest))]
-    found = [part.samples[i].name for i in leaks_of_parts(*paths, default_cache())]
-    if found:
-        shown = ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
-        lines.append(
-            f"LEAK: {len(found)} of {len(part)} images are copies or near-duplicates of images outside the part "
-            f"({shown}): if those trained the predictor, the figures flatter it"
-        )
-    return lines
 
 
 def _choose(dataset: Dataset, fold: int | None, split: str | None) -> Sequence[int] | None:

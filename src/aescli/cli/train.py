@@ -172,8 +172,22 @@ def _dry_run(preset, sources, images, fold, splits, all_data, options) -> None:
     parts = split_data(loaded, preset, fold, splits, all_data)
     tests = ", ".join(f"{name} {len(where)}" for name, where in parts.test.items()) or "none"
     typer.echo(f"training {len(parts.train)}, validation {len(parts.validation)}, test {tests} images")
+    for line in _left_out(loaded, parts):
+        typer.echo(line)
     if loaded.pictures.without_face:
         typer.echo(f"{loaded.pictures.without_face} images without a recognisable face are used whole")
+
+
+def _left_out(loaded: Any, parts: Any) -> list[str]:
+    """A line on the training images that would give test images away; none where there are none."""
+    names = [loaded.pictures.samples[i].name for i in parts.left_out]
+    if not names:
+        return []
+    rest = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        f"{len(names)} training images are copies or near-duplicates of test images and are left out "
+        f"({', '.join(names[:5])}{rest})"
+    ]
 
 
 def _train(
@@ -197,6 +211,8 @@ def _train(
             note(line, quiet=quiet)
     parts = split_data(loaded, preset, fold, splits, all_data)
     note(f"training {len(parts.train)}, validation {len(parts.validation)} images", quiet=quiet)
+    for line in _left_out(loaded, parts):
+        note(line, quiet=quiet)
     own = out / "features"
     metrics = train_model(
         preset,

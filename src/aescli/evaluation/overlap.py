@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aescli.data.datasets.base import Dataset
 from aescli.runtime import available_cpus
 
 NEAR_BITS = 2
@@ -83,6 +84,30 @@ def leaks_of_parts(part: Sequence[Path], rest: Sequence[Path], cache: Path | Non
     groups = duplicate_groups(fingerprints([*part, *rest], cache, unreadable=[]))
     outside = set(groups[len(part) :].tolist())
     return [i for i in range(len(part)) if int(groups[i]) in outside]
+
+
+def of_unknown_training(
+    dataset: Dataset, keep: Sequence[int] | None, rest: Sequence[int] | None, who: str
+) -> list[str]:
+    """Notes on predictions whose training images nobody lists: what the rest of the data set would give away.
+
+    keep, rest: positions of the measured part and of the others; None = no part was chosen.
+    """
+    lines = [f"{who} lists no training images: whether these were among them is not known"]
+    if not rest or keep is None or dataset.notes.images is None:
+        return lines
+    from aescli.data.duplicates import default_cache
+
+    part = dataset.subset(keep)
+    paths = [[sample.path for sample in half.samples] for half in (part, dataset.subset(rest))]
+    found = [part.samples[i].name for i in leaks_of_parts(*paths, default_cache())]
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        lines.append(
+            f"LEAK: {len(found)} of {len(part)} images are copies or near-duplicates of images outside the part "
+            f"({', '.join(found[:5])}{more}): if those trained the predictor, the figures flatter it"
+        )
+    return lines
 
 
 def _content(path: Path) -> str | None:

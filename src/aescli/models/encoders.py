@@ -6,7 +6,7 @@ half once. Knows nothing about decoders, tasks or files other than pretrained en
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
+from aescli.models.vmamba import VARIANTS, VMamba
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,13 +23,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EncoderConfig:
     """Which encoder, and which of its hidden features the decoder sees.
 
-    name: `mobilenetv1`, or any timm model (transformers through their blocks, others through `features_only`).
-    levels: 1-based block (or, for timm's convolutional models, stage) numbers; None takes thirds of the depth
-        of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
+    name: `mobilenetv1`, a published VMamba variant (`vmamba_tiny_v0`, …), or any timm model (transformers through
+        their blocks, others through `features_only`).
+    levels: 1-based block (or, for VMamba and timm's convolutional models, stage) numbers; None takes thirds of the
+        depth of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
     image_size: side of the square input in pixels.
     pretrained: let timm fetch its own weights when training starts (never when a checkpoint is loaded).
-    weights: safetensors file to initialise from.
-    drop_path: stochastic depth rate of timm models.
+    weights: safetensors file to initialise from; for VMamba also an official .pth checkpoint.
+    drop_path: stochastic depth rate of VMamba and timm models.
     fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
         function with frozen statistics, a third faster in training and scoring.
     """
@@ -147,6 +149,35 @@ class TransformerEncoder(_WholeEncoder):
         return maps
 
 
+class VMambaEncoder(_WholeEncoder):
+    """A published VMamba variant; levels are stages, 1-based, each as it leaves its last block.
+
+    The last stage's map goes through the final LayerNorm, per position; without that stage nothing is normalised.
+    """
+
+    def __init__(self, name: str, levels: Sequence[int] | None, drop_path: float = 0.0) -> None:
+        super().__init__()
+        config = replace(VARIANTS[name], drop_path=drop_path)
+        stages = len(config.depths)
+        self.levels = tuple(levels or range(1, stages + 1))
+        if any(not 1 <= level <= stages for level in self.levels) or list(self.levels) != sorted(
+            set(self.levels)
+        ):
+            raise AesError(
+                f"encoder.levels: {list(self.levels)} must be ascending stage numbers from 1 to {stages} of {name}"
+            )
+        # Stages above the deepest level would only cost time and parameters.
+        self.net = VMamba(replace(config, depths=config.depths[: self.levels[-1]]))
+        if self.levels[-1] < stages:
+            self.net.norm = nn.Identity()
+        self.channels = [config.widths[level - 1] for level in self.levels]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        stages = self.net.stages(images)
+        stages[-1] = self.net.norm(stages[-1])
+        return [stages[level - 1].permute(0, 3, 1, 2) for level in self.levels]
+
+
 class StageEncoder(_WholeEncoder):
     """Any timm model with `features_only`: convolutional or hierarchical; levels are stages, 1-based."""
 
@@ -187,6 +218,13 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
             raise AesError(
                 "encoder.pretrained: mobilenetv1 has no weights to fetch; name a file in encoder.weights"
             )
+    elif config.name in VARIANTS:
+        encoder = VMambaEncoder(config.name, config.levels, config.drop_path)
+        if initialise and config.pretrained:
+            raise AesError(
+                f"encoder.pretrained: {config.name} has no weights to fetch; name an official checkpoint in "
+                "encoder.weights"
+            )
     else:
         encoder = _timm_encoder(config, pretrained=initialise and config.pretrained)
     if initialise and config.weights:
@@ -204,6 +242,8 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
     prepare_torchvision()
     import timm
 
+    if config.name.startswith("vmamba"):
+        raise AesError(f"encoder.name: no VMamba named {config.name!r}; published: {', '.join(VARIANTS)}")
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('_')[0]}*")[:4]
         hint = f"; similar: {', '.join(near)}" if near else ""
@@ -237,7 +277,7 @@ def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[flo
 
 
 def load_pretrained(encoder: nn.Module, path: Path) -> None:
-    """Initialise an encoder from a safetensors file, accepting the layouts met in practice.
+    """Initialise an encoder from a safetensors file (VMamba: an official .pth too), in the layouts met in practice.
 
     MobileNetV1 files may hold weights for BGR input in 0..255 minus a mean (Caffe style; recognised by the face
     model's gender head `g.weight`); they are rewritten for RGB in −1..1, exactly, by folding both into the first
@@ -245,6 +285,11 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import load_file
 
+    if isinstance(encoder, VMambaEncoder):
+        from aescli.models.vmamba_checkpoint import load_vmamba
+
+        load_vmamba(encoder.net, path)
+        return
     if not path.is_file():
         raise AesError(f"encoder.weights: {path}: no such file")
     state = {

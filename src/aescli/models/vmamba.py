@@ -5,7 +5,7 @@ nothing about the files official weights come in, nor about what is decoded from
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -219,6 +219,7 @@ class VMamba(nn.Module):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) → each stage's output before its downsampling, [(B, S/4, S/4, C), …], not normalised."""
+        images = images.contiguous(memory_format=torch.channels_last)
         x = self.patch_embed(images.permute(0, 2, 3, 1))
         outputs = []
         for stage in self.layers:
@@ -247,72 +248,68 @@ def _silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
 
 
-_TINY_V0 = VMambaConfig(
-    depths=(2, 2, 9, 2), states=16, gated=True, mlp_ratio=0.0, stem="v1", downsample="v1", drop_path=0.2
-)
-_S2, _S1 = VMambaConfig(ssm_ratio=2.0), VMambaConfig(ssm_ratio=1.0)
+_T_V0 = VMambaConfig(depths=(2, 2, 9, 2), states=16, gated=True, mlp_ratio=0.0, stem="v1", downsample="v1")
+_T_S2L5 = VMambaConfig()
+_T_S1L8 = VMambaConfig(depths=(2, 2, 8, 2), ssm_ratio=1.0)
+
+# The published variants; drop path as in their ImageNet training (AesMamba fine-tunes with 0 (T) and 0.6 (B)).
+VARIANTS: dict[str, VMambaConfig] = {
+    "vmamba_tiny_v0": _T_V0,
+    "vmamba_small_v0": replace(_T_V0, depths=(2, 2, 27, 2), drop_path=0.3),
+    "vmamba_base_v0": replace(_T_V0, width=128, depths=(2, 2, 27, 2), drop_path=0.6),
+    "vmamba_tiny_s2l5": _T_S2L5,
+    "vmamba_small_s2l15": replace(_T_S2L5, depths=(2, 2, 15, 2), drop_path=0.3),
+    "vmamba_base_s2l15": replace(_T_S2L5, width=128, depths=(2, 2, 15, 2), drop_path=0.6),
+    "vmamba_tiny_s1l8": _T_S1L8,
+    "vmamba_small_s1l20": replace(_T_S1L8, depths=(2, 2, 20, 2), drop_path=0.3),
+    "vmamba_base_s1l20": replace(_T_S1L8, width=128, depths=(2, 2, 20, 2), drop_path=0.6),
+}
 
 
-def _build(config: VMambaConfig, changes: dict) -> VMamba:
-    return VMamba(replace(config, **changes))
+def _build(variant: str, changes: dict) -> VMamba:
+    return VMamba(replace(VARIANTS[variant], **changes))
 
 
 def vmamba_tiny_v0(**changes) -> VMamba:
     """VMamba-T of the first release ("vanilla"), AesMamba's default encoder: 22,124,448 parameters."""
-    return _build(_TINY_V0, changes)
+    return _build("vmamba_tiny_v0", changes)
 
 
 def vmamba_small_v0(**changes) -> VMamba:
     """VMamba-S of the first release: 43,648,416 parameters."""
-    return _build(replace(_TINY_V0, depths=(2, 2, 27, 2), drop_path=0.3), changes)
+    return _build("vmamba_small_v0", changes)
 
 
 def vmamba_base_v0(**changes) -> VMamba:
     """VMamba-B of the first release: 75,229,056 parameters."""
-    return _build(replace(_TINY_V0, width=128, depths=(2, 2, 27, 2), drop_path=0.6), changes)
+    return _build("vmamba_base_v0", changes)
 
 
 def vmamba_tiny_s2l5(**changes) -> VMamba:
     """VMamba-T[s2l5]: 29,936,832 parameters."""
-    return _build(_S2, changes)
+    return _build("vmamba_tiny_s2l5", changes)
 
 
 def vmamba_small_s2l15(**changes) -> VMamba:
     """VMamba-S[s2l15]: 49,378,752 parameters."""
-    return _build(replace(_S2, depths=(2, 2, 15, 2), drop_path=0.3), changes)
+    return _build("vmamba_small_s2l15", changes)
 
 
 def vmamba_base_s2l15(**changes) -> VMamba:
     """VMamba-B[s2l15], AesMamba's larger encoder (1,024 pooled features): 87,532,800 parameters."""
-    return _build(replace(_S2, width=128, depths=(2, 2, 15, 2), drop_path=0.6), changes)
+    return _build("vmamba_base_s2l15", changes)
 
 
 def vmamba_tiny_s1l8(**changes) -> VMamba:
     """VMamba-T[s1l8]: 29,480,064 parameters."""
-    return _build(replace(_S1, depths=(2, 2, 8, 2)), changes)
+    return _build("vmamba_tiny_s1l8", changes)
 
 
 def vmamba_small_s1l20(**changes) -> VMamba:
     """VMamba-S[s1l20]: 48,243,840 parameters."""
-    return _build(replace(_S1, depths=(2, 2, 20, 2), drop_path=0.3), changes)
+    return _build("vmamba_small_s1l20", changes)
 
 
 def vmamba_base_s1l20(**changes) -> VMamba:
     """VMamba-B[s1l20]: 85,589,504 parameters."""
-    return _build(replace(_S1, width=128, depths=(2, 2, 20, 2), drop_path=0.6), changes)
-
-
-VARIANTS: dict[str, Callable[..., VMamba]] = {
-    build.__name__: build
-    for build in (
-        vmamba_tiny_v0,
-        vmamba_small_v0,
-        vmamba_base_v0,
-        vmamba_tiny_s2l5,
-        vmamba_small_s2l15,
-        vmamba_base_s2l15,
-        vmamba_tiny_s1l8,
-        vmamba_small_s1l20,
-        vmamba_base_s1l20,
-    )
-}
+    return _build("vmamba_base_s1l20", changes)

@@ -98,12 +98,16 @@ def _with_whole_photos(dataset: Dataset, source: Path, images: Path | None) -> t
 
 @dataclass(frozen=True)
 class Parts:
-    """Positions in the joint list; `test` by data set name."""
+    """Positions in the joint list; `test` by data set name.
+
+    left_out: training images that are copies or near-duplicates of a test image; none of them trains or validates.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     test: dict[str, np.ndarray]
     splits: list[Split]
+    left_out: np.ndarray = field(default_factory=lambda: np.arange(0))
 
 
 def split_data(
@@ -161,7 +165,8 @@ def split_data(
     tested = set(data.groups[np.concatenate(list(tests.values()))]) if tests else set()
     clean = np.array([g not in tested for g in data.groups[joint_train]], bool)
     clean_validation = np.array([g not in tested for g in data.groups[joint_validation]], bool)
-    return Parts(joint_train[clean], joint_validation[clean_validation.astype(bool)], tests, splits)
+    left_out = np.concatenate([joint_train[~clean], joint_validation[~clean_validation]])
+    return Parts(joint_train[clean], joint_validation[clean_validation], tests, splits, np.sort(left_out))
 
 
 def make_source(
@@ -203,7 +208,7 @@ def train_model(
         group.wait()
     samples = data.pictures.samples
     if group.first:
-        _describe_run(out, preset, parts, device)
+        _describe_run(out, preset, parts, device, samples)
     side = importlib.import_module(f"aescli.training.{preset.architecture}")
     objective = side.make_objective(
         preset, model, source, data.pictures, parts.train, device, features, log, group
@@ -264,7 +269,7 @@ def repeated(train: np.ndarray, data: TrainingData, preset: Preset) -> np.ndarra
     return np.repeat(train, times[train])
 
 
-def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.device) -> None:
+def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.device, samples: list) -> None:
     """The run's split and circumstances, written before it starts."""
     out.mkdir(parents=True, exist_ok=True)
     for split in parts.splits:
@@ -272,7 +277,8 @@ def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.devic
     write_json(out / "run.json", {"preset": preset.to_dict(), "version": __version__, "torch": torch.__version__,
                                   "python": platform.python_version(), "device": str(device),
                                   "train": len(parts.train), "validation": len(parts.validation),
-                                  "test": {k: len(v) for k, v in parts.test.items()}})  # fmt: skip
+                                  "test": {k: len(v) for k, v in parts.test.items()},
+                                  "left_out": [samples[i].name for i in parts.left_out]})  # fmt: skip
 
 
 def _answers(model: torch.nn.Module, objective: Objective, pictures: LivePictures, positions: np.ndarray):

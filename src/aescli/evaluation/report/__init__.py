@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from aescli.errors import AesError
 from aescli.evaluation.evaluate import Evaluation, Subset
 
 if TYPE_CHECKING:
+    from aescli.evaluation.report.heatmaps import FrequencyMaps
     from aescli.evaluation.report.page import Picture
     from aescli.evaluation.utilisation import ExpertCounter, Utilisation
 
@@ -39,8 +41,8 @@ def expert_counter(model: str | None, task: str) -> ExpertCounter | None:
     from aescli.evaluation.utilisation import ExpertCounter
 
     checkpoint = _checkpoint(model, task)
-    top_k = getattr(getattr(getattr(checkpoint, "model", None), "config", None), "same", None)
-    return None if top_k is None else ExpertCounter(top_k.top_k)
+    same = None if checkpoint is None else getattr(checkpoint.model.config, "same", None)
+    return None if same is None else ExpertCounter(same.top_k)
 
 
 def write_report(
@@ -64,43 +66,59 @@ def write_report(
 
     prepare(folder)
     utilisation = utilisation or {}
-    values = evaluation.to_dict()
-    values["experts"] = {
-        task: {"n": use.n, "probability": use.probability.tolist(), "kept": use.kept.tolist()}
-        for task, use in utilisation.items()
-    }
     spread = _over_repeats(evaluation, repeats)
-    if spread:
-        values["repeats"] = spread
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / METRICS).write_text(text, encoding="utf-8")
-    _write_predictions(evaluation, folder / PREDICTIONS)
     for name in _FIGURES:  # an earlier report may have had more of them
         for suffix in ("png", "svg"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     with style.styled():
         pictures = _pictures(evaluation, folder, utilisation, spread)
-        pictures += _heatmaps(evaluation, folder, model, faces, note)
-    html = page.render(evaluation, pictures, _thumbnails(evaluation, note))
+        maps, more = _heatmaps(evaluation, folder, model, faces, note)
+    values = evaluation.to_dict()
+    values["experts"] = {
+        task: {"n": use.n, "probability": use.probability.tolist(), "kept": use.kept.tolist()}
+        for task, use in utilisation.items()
+    }
+    values["frequency_influence"] = maps.influence if maps else {}
+    values["repeats"] = spread
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / METRICS).write_text(text, encoding="utf-8")
+    _write_predictions(evaluation, folder / PREDICTIONS)
+    html = page.render(evaluation, pictures + more, _thumbnails(evaluation, note))
     (folder / PAGE).write_text(html, encoding="utf-8")
     return folder / PAGE
 
 
 _FIGURES = {
-    "prediction_truth": ("Prediction against truth", "Dashed: no error. Above and right how often each score occurs; "
-                         "below the residual, prediction − truth."),
-    "confusion": ("Confusion matrix", "Images by true and predicted class; shade and per cent: share of the true one."),
+    "prediction_truth": (
+        "Prediction against truth",
+        "Dashed: no error. Above and right how often each score occurs; below the residual, prediction − truth.",
+    ),
+    "confusion": (
+        "Confusion matrix",
+        "Images by true and predicted class; shade and per cent: share of the true class.",
+    ),
     "score_distributions": ("Score distributions", "True scores filled, predicted ones as a line."),
-    "labels": ("Labels", "All images that were measured."),
-    "categories": ("Scale categories", "Above the rank correlation among the images of one category, with its 95 % "
-                   "interval; below the mean error there."),
-    "attributes": ("Categories of the attributes", "Share of the images in each scale category of each attribute."),
-    "experts": ("Use of the experts", "How the mixture of experts routed the measured images, for each task."),
+    "labels": ("Labels", "True scores of the measured images, and their classes."),
+    "categories": (
+        "Scale categories",
+        "Above the rank correlation among the images of one category, with its 95 % interval; below the mean error.",
+    ),
+    "attributes": (
+        "Categories of the attributes",
+        "Share of the images in each scale category of each rated attribute.",
+    ),
+    "experts": (
+        "Use of the experts",
+        "How the mixture of experts routed the measured images, for each task.",
+    ),
     "groups": ("Subgroups", "Value and 95 % interval in each subgroup of the measured images."),
     "repeats": ("Spread over repeats", "Boxes: quartiles and range; a point for each repeat or fold."),
-    "frequency": ("What the detail enhancement module sees", "Mean activation of its output over the face, each map on "
-                  "a scale of its own (blue low, red high), with none, one or both frequency bands let through."),
-}  # fmt: skip
+    "frequency": (
+        "What the detail enhancement module sees",
+        "Four maps: mean activation of the module's output with none, one or both frequency bands let through. "
+        "Last two: magnitude of the bands themselves. Each map has a scale of its own, blue low, red high.",
+    ),
+}
 """name of the files → title and caption, in the order of the page."""
 
 
@@ -157,21 +175,20 @@ def _attributes(evaluation: Evaluation) -> dict[str, Any]:
     wanted = set(evaluation.main.images)
     samples = [sample for sample in dataset.samples if sample.name in wanted]
     names = dict.fromkeys(name for sample in samples for name in sample.scores)
-    if len(names) < 2:
+    if not names:
         return {}
     cuts = category_cuts(dataset.name, dataset.scale)
+    columns = {"score": [s.score for s in samples]}
+    columns |= {name: [s.scores[name] for s in samples if name in s.scores] for name in names}
     return {
-        name: np.bincount(
-            score_to_class([s.scores[name] for s in samples if name in s.scores], cuts),
-            minlength=len(cuts) + 1,
-        )
-        for name in names
+        name: np.bincount(score_to_class(scores, cuts), minlength=len(cuts) + 1)
+        for name, scores in columns.items()
     }
 
 
 def _heatmaps(
     evaluation: Evaluation, folder: Path, model: str | None, faces: str, note: Callable[[str], None]
-) -> list[Picture]:
+) -> tuple[FrequencyMaps | None, list[Picture]]:
     """The DEM's frequency maps over a few of the images, from the highest to the lowest prediction."""
     import numpy as np
 
@@ -180,16 +197,17 @@ def _heatmaps(
     checkpoint = _checkpoint(model, "")
     paths = _paths(evaluation)
     if checkpoint is None or not paths or not heatmaps.has_heatmaps(checkpoint):
-        return []
+        return None, []
     main = evaluation.main
     order = np.argsort(-main.data.pred, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(HEATMAP_IMAGES, len(order))).round().astype(int)]
     crops = heatmaps.face_crops(checkpoint, [paths[main.images[i]] for i in chosen], faces)
     if not len(crops):
         note("no frequency heat maps: no face was found in the chosen images")
-        return []
-    figure = heatmaps.heatmap_figure(crops, heatmaps.frequency_maps(checkpoint, crops))
-    return [_picture(figure, folder, "frequency", wide=True)]
+        return None, []
+    maps = heatmaps.frequency_maps(checkpoint, crops)
+    picture = _picture(heatmaps.heatmap_figure(crops, maps), folder, "frequency", wide=True)
+    return maps, [replace(picture, caption=f"{picture.caption} {maps.describe()}")]
 
 
 def _thumbnails(evaluation: Evaluation, note: Callable[[str], None]) -> dict[str, Any]:

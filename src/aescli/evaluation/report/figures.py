@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aescli.evaluation.report.style import PALETTE, new_figure
+from aescli.evaluation.tables import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def confusion_matrix(counts: np.ndarray) -> Figure:
             box = {"width": 0.94, "height": 0.94, "facecolor": PALETTE["wash"], "linewidth": 0}
             axes.add_patch(_rectangle((column - 0.47, row - 0.47), alpha=float(share[row, column]), **box))
             axes.text(column, row - 0.06, f"{counts[row, column]}", ha="center", va="center")
-            if totals[row, 0]:
+            if counts[row, column]:
                 percent = f"{100 * share[row, column]:.0f} %"
                 axes.text(column, row + 0.24, percent, ha="center", va="center", fontsize=7)
     names = [str(i + 1) for i in range(k)]
@@ -64,7 +65,8 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
     furthest = max(float(np.abs(p.pred - p.true).max()) for _, p in parts) or 1.0
     for name, part in parts:
         colour, error = PALETTE[name], part.pred - part.true
-        size, alpha = (5, 0.25) if name == "train" else (9, 0.5)
+        few = 1 if len(part) < 300 else 0.6  # many points must not hide each other
+        size, alpha = (6 / few, 0.4 * few) if name == "train" else (8 / few, 0.85 * few)
         label = f"{name}, n = {len(part)}, RMSE {np.sqrt((error**2).mean()):.3f}"
         dots = {"s": size, "alpha": alpha, "color": colour, "linewidths": 0, "rasterized": True}
         main.scatter(part.true, part.pred, label=label, **dots)
@@ -83,10 +85,7 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
         handle.set(alpha=1, sizes=[24])
     for axes in (top, right, side):
         _bare(axes)
-    top.tick_params(labelbottom=False)
     main.tick_params(labelbottom=False)
-    right.tick_params(labelleft=False)
-    side.tick_params(labelleft=False)
     return figure
 
 
@@ -212,7 +211,7 @@ def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", 
         axes.set_title(metric, loc="left")
         axes.set_yticks(range(len(groups)), [f"{g.name} ({g.n})" for g in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
     return figure
 
 
@@ -230,9 +229,8 @@ def box_plots(metrics: Mapping[str, Sequence[float]], what: str = "repeats") -> 
     for x, values in zip(where, known.values(), strict=True):
         shift = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
         axes.plot(x + np.asarray(shift), values, "o", color=PALETTE["test"], markersize=4, alpha=0.85)
-    axes.set_xticks(
-        where, list(known), rotation=25 if len(known) > 6 else 0, ha="right" if len(known) > 6 else "center"
-    )
+    slant = {"rotation": 25, "ha": "right"} if len(known) > 6 else {}
+    axes.set_xticks(where, [LABELS.get(name, name) for name in known], **slant)
     axes.set(ylabel="value", xlim=(0.4, len(known) + 0.6))
     axes.set_title(f"{max(len(v) for v in known.values())} {what}", loc="left")
     axes.grid(axis="x", visible=False)
@@ -263,6 +261,4 @@ def _bare(axes: Axes) -> None:
     """Only the shape of a histogram: its height is a density that nobody reads."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.tick_params(left=False, bottom=False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.offsetText.set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)

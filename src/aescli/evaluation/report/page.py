@@ -40,7 +40,7 @@ def render(
         _headline(evaluation),
         _remarks(evaluation),
         _section("Metrics", _metrics(evaluation)),
-        _section("Training part against this part", _gap(evaluation)),
+        _section("Training and test", _gap(evaluation)),
         _section("Comparison", _comparison(evaluation)),
         _section("Subgroups", _groups(evaluation)),
         _section("Scale categories", _categories(evaluation)),
@@ -90,7 +90,11 @@ def _remarks(evaluation: Evaluation) -> str:
     lines = [*evaluation.warnings(), *evaluation.notes]
     if not lines:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    serious = ("LEAK", "TRAINING DATA", "the model was trained")
+    items = "".join(
+        f"<li><b>{escape(line)}</b></li>" if line.startswith(serious) else f"<li>{escape(line)}</li>"
+        for line in lines
+    )
     return f'<section><h2>What to know</h2><ul class="notes">{items}</ul></section>'
 
 
@@ -199,7 +203,9 @@ def _gallery(gallery: Mapping[str, Sequence[Thumbnail]]) -> str:
 
 def _name(name: str, evaluation: Evaluation) -> str:
     more = meaning(name, evaluation)
-    return escape(LABELS.get(name, name)) + (f' <span class="muted">{escape(more)}</span>' if more else "")
+    return escape(LABELS.get(name, name)) + (
+        f' <span class="muted what">{escape(more)}</span>' if more else ""
+    )
 
 
 def _cell(estimate: Estimate | None, short: bool = False) -> str:
@@ -209,7 +215,7 @@ def _cell(estimate: Estimate | None, short: bool = False) -> str:
     between = "<br>" if short else " "
     interval = _range(estimate, 2 if short else digits)
     return f"{estimate.value:.{digits}f}" + (
-        f'{between}<span class="muted">{interval}</span>' if interval else ""
+        f'{between}<span class="muted range">{interval}</span>' if interval else ""
     )
 
 
@@ -253,9 +259,16 @@ th, td { text-align: right; padding: 4px 14px 4px 0; border-bottom: 1px solid va
 th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:last-child td { border-bottom: none; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 26px; }
+@media (max-width: 640px) {
+  td .what { display: none; }
+  td .range { display: block; }
+  td br { display: none; }
+}
+.figures { columns: 2 430px; column-gap: 30px; }
 figure { margin: 0; min-width: 0; }
-figure.wide { grid-column: 1 / -1; }
+.figures figure { break-inside: avoid; margin-bottom: 26px; }
+.figures figure.wide { column-span: all; }
+.wide .scroll svg { min-width: 620px; }
 figure svg { display: block; }
 figure svg text { font-family: system-ui, sans-serif !important; }
 .thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 14px; margin: 0 0 1.4em; }
