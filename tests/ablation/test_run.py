@@ -1,4 +1,4 @@
-"""A study end to end on made-up pictures: runs are made once, kept, continued and shared; the table is their figures."""
+"""A study end to end on made-up pictures: runs are made once, kept, continued, shared; the table is their figures."""
 
 import csv
 import json
@@ -41,7 +41,9 @@ def _settings(faces, out, *changes, **options):
 def _run(study, settings):
     lines = []
     rows = run_study(study, settings, log=lines.append)
-    return rows, [line for line in lines if line.endswith(("kept", "started", "continued")) or "taken" in line]
+    return rows, [
+        line for line in lines if line.endswith(("kept", "started", "continued")) or "taken" in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def _table(folder):
 
 
 def test_the_table_holds_what_the_predictions_give(done):
-    out, rows, lines = done
+    out, _, lines = done
     assert [line.split(": ")[1] for line in lines] == ["started"] * 8
     table = _table(out)
     for fold in (1, 2):
@@ -110,7 +112,7 @@ def test_the_single_task_row_is_one_model_for_each_task_and_what_gains_are_again
 
 
 def test_published_rows_of_this_data_set_stand_beside(done):
-    out, rows, _ = done
+    out, *_ = done
     text = (out / MARKDOWN).read_text()
     assert "| multi-task B+S |" in text
     assert "(.8989)" in text.replace("(0.8989)", "(.8989)")
@@ -150,7 +152,9 @@ def test_finished_runs_are_kept_and_new_folds_added(done, faces):
 
 def test_a_run_of_another_preset_or_data_is_never_taken_for_this_one(done, faces, tmp_path):
     out, *_ = done
-    with pytest.raises(AesError, match=r"single-classification, 1: .*another preset or data; choose another --out"):
+    with pytest.raises(
+        AesError, match=r"single-classification, 1: .*another preset or data; choose another --out"
+    ):
         _run(FEW, _settings(faces, out, "train.lr=1e-3", folds=(1,)))
     other = tmp_path / "relabelled"
     other.mkdir()
@@ -164,7 +168,9 @@ def test_a_run_of_another_preset_or_data_is_never_taken_for_this_one(done, faces
 
 def test_finished_runs_of_another_study_are_reused(done, faces, tmp_path):
     out, rows, _ = done
-    same = Study("x", "again", "momamba", (Variant("b", "multi-task B", FEW.variants[2].changes),), FEW.columns)
+    same = Study(
+        "x", "again", "momamba", (Variant("b", "multi-task B", FEW.variants[2].changes),), FEW.columns
+    )
     again, lines = _run(same, _settings(faces, tmp_path / "x", folds=(1,), reuse=(out,)))
     assert len(lines) == 1
     assert "taken from" in lines[0]

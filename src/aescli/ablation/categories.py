@@ -71,6 +71,24 @@ def category_changes(
     return found
 
 
+def changes_of_rows(
+    attributes: Sequence[AttributeConfig],
+    truth: Mapping[str, np.ndarray],
+    before: Sequence[Mapping],
+    after: Sequence[Mapping],
+) -> list[Change]:
+    """`category_changes` from what two runs keep of each test picture ("name", "attributes").
+
+    truth: name → (A,) scores. Pictures that only one of the two tested are left out.
+    """
+    sides = [{row["name"]: row["attributes"] for row in rows} for rows in (before, after)]
+    names = [name for name in sides[0] if name in sides[1]]
+    if not names:
+        return []
+    tables = (np.array([side[name] for name in names], dtype=np.float64) for side in sides)
+    return category_changes(attributes, np.array([truth[name] for name in names]), *tables)
+
+
 def trend(changes: Sequence[Change]) -> Trend | None:
     """The fitted line; None for fewer than three points or equal shares."""
     from scipy.stats import linregress

@@ -29,7 +29,10 @@ _PANELS = ("delta_m", "ACC", "PLCC", "SRCC", "PLCC_mean", "SRCC_mean")
 
 def can_plot() -> bool:
     """Whether matplotlib (the extra `report`) is there."""
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        return importlib.util.find_spec("matplotlib") is not None
+    except ValueError:  # something put None in its place
+        return False
 
 
 def write_plot(study: Study, rows: Sequence[Row], folder: Path) -> None:

@@ -18,13 +18,16 @@ import numpy as np
 import torch
 
 from aescli import __version__
-from aescli.ablation.plots import write_plot
+from aescli.ablation.categories import as_csv as categories_csv
+from aescli.ablation.categories import as_sentence, changes_of_rows
+from aescli.ablation.plots import write_plot, write_trend
 from aescli.ablation.results import Figures, Row, read_run, rows_of
 from aescli.ablation.studies import Study, Variant
-from aescli.ablation.table import write_tables
+from aescli.ablation.table import write_tables, write_whole
 from aescli.errors import AesError, UsageError
 from aescli.models.checkpoint import CHECKPOINT, build_model, write_json
 from aescli.presets import Preset, heads_for, load_preset
+from aescli.training.aesmamba import attribute_table
 from aescli.training.run import Parts, TrainingData, read_training_data, split_data, train_model
 from aescli.training.trainer import STATE
 
@@ -126,7 +129,8 @@ def run_study(
             paper = study.paper_rows(preset.task, data.datasets[0].name)
             rows = rows_of(study, runs, paper, parameters, list(groups))
             _describe(study, settings, data)
-            write_tables(study, rows, settings.out)
+            notes = _compare_categories(study, preset, data, settings.out) if study.categories else ""
+            write_tables(study, rows, settings.out, notes)
             write_plot(study, rows, settings.out)
             show(rows)
     if settings.features is None:
@@ -259,6 +263,28 @@ def _take(source: Path, folder: Path) -> None:
 
     shutil.copytree(source, staging, copy_function=link)
     os.replace(staging, folder)
+
+
+def _compare_categories(study: Study, preset: Preset, data: TrainingData, out: Path) -> str:
+    """categories.csv and its figure, over all folds that have been run; a sentence on the trend."""
+    attributes = preset.model.attributes
+    truth = dict(
+        zip(
+            [sample.name for sample in data.pictures.samples],
+            attribute_table(data.pictures.samples, preset.model),
+            strict=True,
+        )
+    )
+    tested: dict[str, list[dict[str, Any]]] = {}
+    for variant in study.variants:
+        for path in sorted((out / variant.name).glob("*/test_*.json")):
+            if (path.parent / CHECKPOINT).exists():
+                tested.setdefault(variant.row, []).extend(json.loads(path.read_text(encoding="utf-8")))
+    before = tested.pop(study.reference, [])
+    changes = {row: changes_of_rows(attributes, truth, before, after) for row, after in tested.items()}
+    write_whole(out / "categories.csv", categories_csv(changes))
+    write_trend(changes, out)
+    return as_sentence(changes)
 
 
 def _describe(study: Study, settings: Settings, data: TrainingData) -> None:

@@ -34,7 +34,8 @@ class Study:
     columns: metrics of the table; shown: those of them that fit a terminal (empty = all). single: row of the
     single-task models that ΔM compares with; reference: row that differences are taken from. paper: published rows;
     those that no variant fills are cited below. axis: what the rows' numbers count, for studies of a number.
-    group_by: column of the labels whose values are groups.
+    group_by: column of the labels whose values are groups. categories: also compare every row with the reference
+    inside each scale category (AesMamba Fig. 7).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Study:
     reference: str | None = None
     axis: str = ""
     group_by: str | None = None
+    categories: bool = False
 
     @property
     def rows(self) -> list[str]:
@@ -211,6 +213,7 @@ _ALL = (
         AESMAMBA_COLUMNS,
         published.MBA,
         reference="Model-A (no categories)",
+        categories=True,
     ),
     Study(
         "encoder",

@@ -178,10 +178,10 @@ def _cell(value: float) -> str:
     return "" if math.isnan(value) else repr(float(value))
 
 
-def write_tables(study: Study, rows: Sequence[Row], folder: Path) -> None:
-    """table.csv and table.md in `folder`, each whole or as it was."""
+def write_tables(study: Study, rows: Sequence[Row], folder: Path, notes: str = "") -> None:
+    """table.csv and table.md (with `notes` at its end) in `folder`, each whole or as it was."""
     write_whole(folder / CSV, as_csv(study, rows))
-    write_whole(folder / MARKDOWN, as_markdown(study, rows))
+    write_whole(folder / MARKDOWN, as_markdown(study, rows) + (f"\n{notes}\n" if notes else ""))
 
 
 def write_whole(path: Path, text: str) -> None:
