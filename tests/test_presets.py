@@ -96,7 +96,7 @@ def test_the_aesthetics_papers_schedule(name):
     train = preset.train
     assert train.epochs == (100 if variant == "f" else 50)
     assert (train.beta2, train.min_lr) == (0.99, 1e-6)
-    assert (train.augment.resize, train.augment.flip) == (256, 0.5)
+    assert (train.augment.crop_from, train.augment.flip) == (256, 0.5)
     personal = variant == "p"
     assert (train.lr, train.batch_size, train.weight_decay) == (
         (4e-5, 10, 0.001) if personal else (1e-4, 64, 0.01)

@@ -28,7 +28,7 @@ class Colours(torch.nn.Module):
             raise RuntimeError(self.message)
         means = x.mean((2, 3))
         return SimpleNamespace(
-            score=means[:, 0], probabilities=means.softmax(1), head_scores=means, features=means
+            score=means[:, 0], probabilities=means.softmax(1), head_scores=means, levels=means
         )
 
 
@@ -135,7 +135,7 @@ def test_models_with_one_task():
         def forward(self, x):
             return SimpleNamespace(
                 **{"score": None, "probabilities": None, **{k: x.mean((1, 2, 3)) for k in self.keep}},
-                features=x.mean((2, 3)),
+                levels=x.mean((2, 3)),
             )
 
     got = predictor(Only(score=True)).predict(images(2))

@@ -32,6 +32,14 @@ def train(
         Path | None,
         _option("--images", metavar="DIR", help="Folder of the images (default: beside the labels)."),
     ] = None,
+    unlabelled: Annotated[
+        list[Path] | None,
+        _option(
+            "--unlabelled",
+            metavar="DIR",
+            help="Folder of photos without labels, for a preset with train.distil (default: none).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         _option("--out", metavar="DIR", help="Folder of the run, which --model then takes (no default)."),
@@ -119,7 +127,14 @@ def train(
     chosen = heads_for(chosen, len(sources))
     if dry_run:
         _dry_run(
-            chosen, sources, images, fold, split or [], all_data, _options(image_column, score_column, scale)
+            chosen,
+            sources,
+            unlabelled or [],
+            images,
+            fold,
+            split or [],
+            all_data,
+            _options(image_column, score_column, scale),
         )
         return
     if not sources:
@@ -127,7 +142,7 @@ def train(
     if out is None:
         raise UsageError("--out is needed: the folder of the run")
     _refuse_used(out, resume)
-    _train(chosen, sources, images, out, fold, split or [], all_data, features, resume, device, quiet,
+    _train(chosen, sources, unlabelled or [], images, out, fold, split or [], all_data, features, resume, device, quiet,
            _options(image_column, score_column, scale))  # fmt: skip
 
 
@@ -156,7 +171,7 @@ def _refuse_used(out: Path, resume: bool) -> None:
         raise AesError(f"{out}: holds an interrupted run; continue it with --resume or choose another --out")
 
 
-def _dry_run(preset, sources, images, fold, splits, all_data, options) -> None:
+def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, options) -> None:
     from aescli.training.cost import describe_model
     from aescli.training.run import read_training_data, split_data
 
@@ -165,7 +180,7 @@ def _dry_run(preset, sources, images, fold, splits, all_data, options) -> None:
         typer.echo(line)
     if not sources:
         return
-    loaded = read_training_data(preset, sources, images, options, fold)
+    loaded = read_training_data(preset, sources, images, options, fold, without_labels=unlabelled)
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():
             typer.echo(line)
@@ -191,7 +206,7 @@ def _left_out(loaded: Any, parts: Any) -> list[str]:
 
 
 def _train(
-    preset, sources, images, out, fold, splits, all_data, features, resume, device, quiet, options
+    preset, sources, unlabelled, images, out, fold, splits, all_data, features, resume, device, quiet, options
 ) -> None:
     import shutil
 
@@ -204,7 +219,7 @@ def _train(
 
     torch.set_num_threads(available_cpus())
     loaded = read_training_data(
-        preset, sources, images, options, fold, log=lambda line: note(line, quiet=quiet)
+        preset, sources, images, options, fold, lambda line: note(line, quiet=quiet), unlabelled
     )
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():

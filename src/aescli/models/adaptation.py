@@ -148,11 +148,18 @@ class MultitaskBalancedAdaptation(nn.Module):
         for i, attribute in enumerate(attributes):
             self.register_buffer(f"bins_{i}", torch.tensor(attribute.bin_values), persistent=False)
 
-    def forward(self, f: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Scores (B, A) on each attribute's own scale; distributions (B, K) and category logits (B, C) by name."""
+    def forward(
+        self, f: Tensor, skip: tuple[int, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Scores (B, A) on each attribute's own scale; distributions (B, K) and category logits (B, C) by name.
+
+        skip: (i, (B, outputs)) is added to what attribute i's score MLP says.
+        """
         scores, distributions, categories = [], {}, {}
         for i, (attribute, branch) in enumerate(zip(self.attributes, self.branches, strict=True)):
             out, logits = branch(f)
+            if skip is not None and skip[0] == i:
+                out = out + skip[1]
             if attribute.outputs > 1:
                 p = distributions[attribute.name] = torch.softmax(at_least_float32(out), 1)
                 scores.append((p * getattr(self, f"bins_{i}").to(p)).sum(1))

@@ -6,6 +6,7 @@ Knows nothing about files, presets or how it is trained.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from aescli.errors import AesError
 from aescli.models.adaptation import AttributeConfig, MultitaskBalancedAdaptation
 from aescli.models.answers import Answers
-from aescli.models.encoders import EncoderConfig, build_encoder
+from aescli.models.encoders import EncoderConfig, build_encoder, pretrained_classifier
 from aescli.models.fusion import ModalAdaptiveIntegration
 from aescli.models.text import TextConfig, TextEncoder
 
@@ -55,6 +56,12 @@ class AesMambaConfig:
         of the score and category MLPs.
     adapter, category_heads: parts of the MBA (§4.5.1). Model-A is category_heads off; Model-B and Model-C (the full
         model) have both and differ in the loss (`balanced` off and on); both off is the bare encoder of Table 3.
+    width: the integrated feature is standardised (BatchNorm without weights, with dropout before it) and projected to
+        this many channels, with a ReLU; None (the paper's model) takes it as it is.
+    head_skip: the score's outputs also see the integrated feature through a linear map, which starts as the
+        classifier that the encoder's weights bring along, if it has as many outputs, else at zero; the score MLP then
+        learns what that leaves. Off is the paper's model.
+    dropout: on the integrated feature where it is projected, and behind the projection.
     flip_average: outside training, answer with the mean over a picture and its mirror image, at twice the cost.
     """
 
@@ -68,6 +75,9 @@ class AesMambaConfig:
     hidden: int = 256
     adapter: bool = True
     category_heads: bool = True
+    width: int | None = None
+    head_skip: bool = False
+    dropout: float = 0.0
     flip_average: bool = False
 
     def __post_init__(self) -> None:
@@ -94,7 +104,8 @@ class AesMambaOutput(NamedTuple):
     score: (B,) on the scale of the score attribute. attribute_scores: (B, A) in the order of the attributes, each on
     its own scale. probabilities: (B, K) distribution behind `score`; None where the score is predicted directly.
     distributions, category_logits: (B, K) and (B, C) by attribute name, for those that have them.
-    features: (B, d) the integrated feature, before the adapters.
+    features: (B, d) the integrated feature, before the adapters. levels: (B, C) the encoder's last level, pooled: what
+    the picture shows, less bound to the score than `features`.
     """
 
     score: Tensor
@@ -103,6 +114,7 @@ class AesMambaOutput(NamedTuple):
     distributions: dict[str, Tensor]
     category_logits: dict[str, Tensor]
     features: Tensor
+    levels: Tensor
 
     def halves_averaged(self) -> "AesMambaOutput":
         """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""
@@ -115,6 +127,7 @@ class AesMambaOutput(NamedTuple):
             {name: mean(p) for name, p in self.distributions.items()},
             {name: mean(logits) for name, logits in self.category_logits.items()},
             mean(self.features),
+            mean(self.levels),
         )
 
 
@@ -134,6 +147,18 @@ class AesMamba(nn.Module):
             raise AesError(f"model.reduction: {config.reduction} is more than the encoder's {dim} features")
         text_dim = self.text.dim if self.text else None
         self.integrate = ModalAdaptiveIntegration(dim, text_dim, config.heads, config.head_dim)
+        self.skips = None
+        if config.head_skip:
+            self.skips = nn.Linear(dim, config.attributes[config.score_index].outputs)
+            self._start_skip(config.encoder if initialise_encoder else None)
+        self.project = None
+        if config.width is not None:
+            norm = nn.BatchNorm1d(dim, affine=False)
+            drop = nn.Dropout(config.dropout)
+            self.project = nn.Sequential(
+                norm, drop, nn.Linear(dim, config.width), nn.ReLU(), nn.Dropout(config.dropout)
+            )
+            dim = config.width
         self.mba = MultitaskBalancedAdaptation(
             dim,
             config.attributes,
@@ -170,8 +195,11 @@ class AesMamba(nn.Module):
 
     def _decode(self, levels: list[Tensor], text: tuple[Tensor, Tensor] | None) -> AesMambaOutput:
         features = self.integrate(levels[-1], *(text or ()))
-        scores, distributions, category_logits = self.mba(features)
         index = self.config.score_index
+        skip = None if self.skips is None else (index, self.skips(features))
+        if self.project is not None:
+            features = self.project(features)
+        scores, distributions, category_logits = self.mba(features, skip)
         return AesMambaOutput(
             score=scores[:, index],
             attribute_scores=scores,
@@ -179,6 +207,7 @@ class AesMamba(nn.Module):
             distributions=distributions,
             category_logits=category_logits,
             features=features,
+            levels=levels[-1].float().mean((2, 3)),
         )
 
     @property
@@ -187,6 +216,16 @@ class AesMamba(nn.Module):
         outputs = config.attributes[config.score_index].outputs
         names = tuple(a.name for a in config.attributes) if len(config.attributes) > 1 else ()
         return Answers(outputs if outputs > 1 else 0, True, names, config.text is not None)
+
+    def _start_skip(self, encoder: EncoderConfig | None) -> None:
+        nn.init.zeros_(self.skips.weight)
+        nn.init.zeros_(self.skips.bias)
+        found = pretrained_classifier(Path(encoder.weights)) if encoder and encoder.weights else None
+        where = getattr(self.encoder, "last_mean", slice(None))
+        with torch.no_grad():
+            if found is not None and found[0].shape == self.skips.weight[:, where].shape:
+                self.skips.weight[:, where] = found[0]
+                self.skips.bias.copy_(found[1])
 
     def drop_category_heads(self) -> None:
         """Remove what only training needs; scores stay the same."""

@@ -8,12 +8,15 @@ half once. Knows nothing about decoders, tasks or files other than pretrained en
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
+from aescli.models.pooling import PooledEncoder
 from aescli.models.vmamba import VARIANTS, VMamba
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,6 +36,8 @@ class EncoderConfig:
     drop_path: stochastic depth rate of VMamba and timm models.
     fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
         function with frozen statistics, a third faster in training and scoring.
+    pooling: "maps" hands on the levels as they are; "statistics" their channels' means and deviations as one level
+        of one position.
     """
 
     name: str = "vit_base_patch16_224"
@@ -42,6 +47,7 @@ class EncoderConfig:
     weights: str | None = None
     drop_path: float = 0.0
     fold_norms: bool = False
+    pooling: Literal["maps", "statistics"] = "maps"
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -196,14 +202,26 @@ class StageEncoder(_WholeEncoder):
         indices = tuple(level - 1 for level in self.levels)
         self.net = timm.create_model(name, features_only=True, out_indices=indices, **options)
         self.channels = self.net.feature_info.channels()
+        self.norm = _final_norm(timm.create_model(name, **options)) if stages in self.levels else None
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self.net(images)
         # Swin and its kin return channels last.
-        return [
+        maps = [
             m.permute(0, 3, 1, 2) if m.shape[1] != c and m.shape[-1] == c else m
             for m, c in zip(maps, self.channels, strict=True)
         ]
+        if self.norm is not None:
+            last, norm = maps[-1].permute(0, 2, 3, 1), self.norm
+            last = F.layer_norm(last, (last.shape[-1],), norm.weight, norm.bias, norm.eps)
+            maps[-1] = last.permute(0, 3, 1, 2)
+        return maps
+
+
+def _final_norm(model: nn.Module) -> nn.Module | None:
+    """The LayerNorm between the last stage and the classifier (Swin, ConvNeXt), which `features_only` leaves out."""
+    norm = getattr(model, "norm", None) or getattr(getattr(model, "head", None), "norm", None)
+    return norm if isinstance(norm, nn.LayerNorm) else None
 
 
 def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Module:
@@ -233,7 +251,7 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
         if config.name != "mobilenetv1":
             raise AesError(f"encoder.fold_norms: {config.name} cannot fold its norms; only mobilenetv1 can")
         encoder.net = fold_norms(encoder.net)
-    return encoder
+    return PooledEncoder(encoder) if config.pooling == "statistics" else encoder
 
 
 def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
@@ -270,10 +288,22 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
 
 def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (0..1 RGB) that the encoder's weights expect."""
+    if isinstance(encoder, PooledEncoder):
+        encoder = encoder.inner
     if isinstance(encoder, MobileNetV1Encoder):
         return encoder.mean, encoder.std
     config = getattr(encoder.net, "pretrained_cfg", None) or {}
     return tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
+
+
+def pretrained_classifier(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Weight (K, C) and bias (K,) of the classifier `fc` that a safetensors file carries; None where it has none."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        if not {"fc.weight", "fc.bias"} <= set(file.keys()):
+            return None
+        return file.get_tensor("fc.weight").float(), file.get_tensor("fc.bias").float()
 
 
 def load_pretrained(encoder: nn.Module, path: Path) -> None:

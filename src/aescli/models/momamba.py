@@ -63,6 +63,7 @@ class MoMambaOutput(NamedTuple):
     logits: (B, classes); None without the classification task.
     head_scores: (B, number of score heads). routing: per task, probabilities over the experts (B, K).
     features: (B, C) pooled input of the regression head (of the classification head where there is no other).
+    levels: (B, Σ C_i) the encoder's pooled levels: what the picture shows, less bound to the score than `features`.
     """
 
     score: Tensor | None
@@ -70,6 +71,7 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
+    levels: Tensor
 
     @property
     def probabilities(self) -> Tensor | None:
@@ -84,7 +86,10 @@ class MoMambaOutput(NamedTuple):
 
         routing = {task: mean(values) for task, values in self.routing.items()}
         return MoMambaOutput(
-            *map(mean, (self.score, self.logits, self.head_scores)), routing, mean(self.features)
+            *map(mean, (self.score, self.logits, self.head_scores)),
+            routing,
+            mean(self.features),
+            mean(self.levels),
         )
 
 
@@ -204,8 +209,8 @@ class MoMamba(nn.Module):
         else:
             maps = dict.fromkeys(self.config.tasks, x)
         results = {task: self.heads[task](maps[task]) for task in self.config.tasks}
+        pooled = pool_levels(levels)
         if self.skips is not None:
-            pooled = pool_levels(levels)
             results = {task: (out + self.skips[task](pooled), x) for task, (out, x) in results.items()}
         head_scores = results["regression"][0] if "regression" in results else None
         return MoMambaOutput(
@@ -214,6 +219,7 @@ class MoMamba(nn.Module):
             head_scores=head_scores,
             routing=routing,
             features=results.get("regression", results.get("classification"))[1],
+            levels=pooled,
         )
 
 

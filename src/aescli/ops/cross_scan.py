@@ -16,7 +16,7 @@ DIRECTIONS = 4  # rows, columns, rows backwards, columns backwards: the order of
 @lru_cache(maxsize=64)
 def scan_orders(height: int, width: int) -> Tensor:
     """Which position h·W + w each direction reads at each of its steps: (4, L) int64, L = H·W."""
-    rows = torch.arange(height * width)
+    rows = torch.arange(height * width, device="cpu")
     columns = rows.view(height, width).T.reshape(-1)
     return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
 
@@ -105,7 +105,8 @@ def _read(x: Tensor) -> Tensor:
 def _sum(y: Tensor, height: int, width: int) -> Tensor:
     """y (B, 4, C, L) → (B, C, H, W)."""
     batch, _, channels, length = y.shape
-    if y.device.type == "cpu" and y.stride(2) == 1 and channels > 1 and length > 1:
+    time_first = y.stride(2) == 1 and channels > 1 and length > 1
+    if y.device.type == "cpu" and time_first and not torch.compiler.is_compiling():
         rows = y.permute(3, 0, 1, 2).reshape(-1, channels)  # (L·B·4, C)
         if rows.dtype in (torch.float32, torch.float64):
             # One pass that reads each sequence and writes the map, without a buffer between them.
@@ -129,14 +130,20 @@ def _as_map(sequence: Tensor, direction: int, height: int, width: int) -> Tensor
 
 
 def _channels_last(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.shape[1] > 1 and x.shape[-1] * x.shape[-2] > 1
+    # A compiler's or exporter's stand-in tensors must not end in the cached indices.
+    return (
+        x.stride(1) == 1
+        and x.shape[1] > 1
+        and x.shape[-1] * x.shape[-2] > 1
+        and not torch.compiler.is_compiling()
+    )
 
 
 @lru_cache(maxsize=32)
 def _gather(batch: int, height: int, width: int) -> Tensor:
     """For each of L·B·4 sequence elements, time first, its row among the B·L of the maps."""
     orders = scan_orders(height, width)
-    image = torch.arange(batch).view(1, batch, 1) * orders.shape[1]
+    image = torch.arange(batch, device="cpu").view(1, batch, 1) * orders.shape[1]
     return (orders.T.unsqueeze(1) + image).flatten()
 
 

@@ -24,8 +24,8 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 class Prediction(NamedTuple):
     """scores: (B,) float64 on the model's scale. probabilities: (B, K) float64, rows sum to 1; K may be 0.
 
-    attributes: (B, A) float64, further scores, each on its own scale; A may be 0. features: (B, C) float64, what the
-    score was computed from.
+    attributes: (B, A) float64, further scores, each on its own scale; A may be 0. features: (B, d) float64, what the
+    picture shows, for a personal model.
     """
 
     scores: np.ndarray
@@ -151,7 +151,7 @@ class TorchPredictor:
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
         further = output.attribute_scores if self.attributes else None
         return Prediction(
-            scores, *(_array(x, len(scores)) for x in (output.probabilities, further, output.features))
+            scores, *(_array(x, len(scores)) for x in (output.probabilities, further, output.levels))
         )
 
     def _release(self) -> None:

@@ -3,6 +3,7 @@
 Composes loss, categories and texts. Knows presets and samples; knows nothing about files, splits or the optimisation.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from aescli.models.text import TextTokenizer, pretrained_tokenizer
 from aescli.presets import Preset
 from aescli.training.aesmamba_loss import AesMambaLoss, AesMambaTargets
 from aescli.training.config import TrainConfig
+from aescli.training.distil import calibrated, tilted
 from aescli.training.distributed import Group
+from aescli.training.momamba import Targets
 from aescli.training.objective import Blend, Objective, pearson
 from aescli.training.samples import Pictures, TrainingSample
+from aescli.training.teacher import pooled_clean, teach
 
 
 def attribute_table(samples: Sequence[TrainingSample], model: AesMambaConfig) -> np.ndarray:
@@ -46,7 +50,10 @@ def distribution_table(samples: Sequence[TrainingSample], attribute: AttributeCo
 
 
 class AesMambaObjective(Objective):
-    """Every attribute's score or distribution; judged by the mean over attributes of Pearson's r."""
+    """Every attribute's score or distribution; judged by the mean over attributes of Pearson's r.
+
+    distil: the classifier whose answers pictures without a rating should keep, and the rated ones' targets (n, K).
+    """
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class AesMambaObjective(Objective):
         train: Sequence[int],
         tokenizer: TextTokenizer | None,
         device: torch.device,
+        distil: tuple[nn.Linear, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if config.mixup:
@@ -70,7 +78,9 @@ class AesMambaObjective(Objective):
                     f"model.attributes: no training picture has a score for {attribute.name!r}; "
                     "name the attributes that the data set has"
                 )
-            if attribute.outputs > 1:
+            if distil is not None and a == model.score_index:
+                self.distributions[attribute.name] = distil[1].float().to(device)
+            elif attribute.outputs > 1:
                 votes = distribution_table(samples, attribute)
                 if a != model.score_index or not np.isfinite(votes[train]).any():
                     raise UsageError(
@@ -78,6 +88,13 @@ class AesMambaObjective(Objective):
                         "no training picture says how many votes each got; set its outputs to 1 to learn the mean"
                     )
                 self.distributions[attribute.name] = torch.from_numpy(votes).float().to(device)
+        self.distil = config.distil
+        self.classifier = None
+        if distil is not None:
+            self.score_name = model.attributes[model.score_index].name
+            self.classifier = copy.deepcopy(distil[0]).requires_grad_(False)
+            self.bins = torch.tensor(model.attributes[model.score_index].bin_values, device=device)
+            self.spoilt = torch.tensor([float(bool(s.degradation)) for s in samples], device=device)
         self.tokenizer, self.tokens = tokenizer, None
         if tokenizer is not None:
             tokens = tokenizer([s.text for s in samples])
@@ -94,9 +111,28 @@ class AesMambaObjective(Objective):
         longest = max(1, int(mask.sum(1).max()))  # padding stands at the end
         return {"tokens": {"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest]}}
 
-    def forward(self, output: AesMambaOutput, rows: Tensor, blend: Blend | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, output: AesMambaOutput, rows: Tensor, blend: Blend | None, states: list[Tensor]
+    ) -> dict[str, Tensor]:
         distributions = {name: table[rows] for name, table in self.distributions.items()}
-        return self.loss(output, AesMambaTargets(self.scores[rows], distributions))
+        scores, weight = self.scores[rows], None
+        if self.classifier is not None:
+            unrated = scores.isnan().all(1)
+            target = distributions[self.score_name]
+            if unrated.any():
+                target[unrated] = self._first_answers(states, rows)[unrated].to(target)
+            index = self.names.index(self.score_name)
+            scores = scores.clone()
+            scores[:, index] = target @ self.bins  # categories are those of the targets, too
+            weight = torch.where(unrated, self.distil.weight, 1.0)
+        return self.loss(output, AesMambaTargets(scores, distributions, weight))
+
+    @torch.no_grad()
+    def _first_answers(self, states: list[Tensor], rows: Tensor) -> Tensor:
+        """What the classifier said at first, with a lower mean where the picture was spoilt: (B, K)."""
+        answers = self.classifier(states[0].float().mean((2, 3))).softmax(1)
+        lower = self.distil.penalty * self.spoilt[rows]
+        return tilted(answers, (answers @ self.bins - lower).clamp_min(self.bins[0]), self.bins)
 
     def judge(self, outputs: AesMambaOutput, indices: np.ndarray) -> tuple[dict[str, float], float]:
         truth = self.scores.cpu().numpy()[indices].astype(np.float64)
@@ -128,7 +164,49 @@ def make_objective(
         if without:
             log(f"{without} pictures have no comment: they are learnt from the image alone")
         tokenizer = pretrained_tokenizer(model.config.text)
-    return AesMambaObjective(pictures.samples, preset.model, preset.train, train, tokenizer, device)
+    distil = None
+    if preset.train.distil.weight:
+        distil = model.skips, _targets(preset, model, pictures, train, device, features, log)
+    return AesMambaObjective(pictures.samples, preset.model, preset.train, train, tokenizer, device, distil)
+
+
+def _targets(
+    preset: Preset,
+    model: nn.Module,
+    pictures: Pictures,
+    train: Sequence[int],
+    device: torch.device,
+    features: Path | None,
+    log: Callable[[str], None],
+) -> Tensor:
+    """(n, K) distributions that the rated pictures should have, on the scale of the model's first answers."""
+    config, samples = preset.train.distil, pictures.samples
+    attribute = preset.model.attributes[preset.model.score_index]
+    if model.skips is None or attribute.outputs == 1 or not getattr(model.encoder, "frozen", False):
+        raise UsageError(
+            "train.distil: needs model.head_skip, a distribution as the score, encoder.pooling: statistics and all of "
+            "the encoder's blocks in train.frozen_blocks"
+        )
+    if not model.skips.weight.any():
+        raise UsageError(
+            f"train.distil: encoder.weights must hold a classifier fc of {attribute.outputs} ratings; there is none"
+        )
+    pooled = torch.from_numpy(pooled_clean(model.encoder, pictures, device, features)).to(device)
+    with torch.inference_mode():
+        answers = model.skips(pooled).softmax(1).cpu()
+    scores = torch.tensor([s.score for s in samples])
+    fitted = torch.zeros(len(samples), dtype=torch.bool)
+    fitted[torch.as_tensor(np.asarray(train))] = True
+    rated = np.flatnonzero((fitted & scores.isfinite()).numpy())
+    if config.opinions:
+        head = torch.zeros(len(samples), dtype=torch.long)
+        targets = Targets(scores, torch.tensor([s.noise for s in samples]), head)
+        noise = preset.train.loss.rater_noise
+        opinions = teach(
+            preset.train.teacher, model.encoder, pictures, targets, rated, 1, noise, device, features, log
+        )[:, 0]
+        scores = torch.where(opinions.isfinite(), scores.lerp(opinions, config.opinions), scores)
+    return calibrated(scores, answers, fitted, torch.tensor(attribute.bin_values), config.spread)
 
 
 def test_metrics(

@@ -132,6 +132,32 @@ def _coloured(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator)
     return (x.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+DEGRADATIONS = ("blur", "noise", "dark", "jpeg")
+"""Ways to spoil a photo that anybody sees."""
+
+
+def degraded(crop: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """(S, S, 3) uint8, plainly worse than it was: blurred (σ 1.5 to 8 px of 224), noisy (σ 15 to 60), dark (a quarter
+    to six tenths of the light) or compressed to JPEG quality 3 to 12."""
+    crop = np.ascontiguousarray(crop)
+    if kind == "blur":
+        return cv2.GaussianBlur(
+            crop, (0, 0), math.exp(rng.uniform(math.log(1.5), math.log(8))) * len(crop) / 224
+        )
+    if kind == "noise":
+        return (crop + rng.normal(0, rng.uniform(15, 60), crop.shape)).clip(0, 255).astype(np.uint8)
+    if kind == "dark":
+        return (crop * rng.uniform(0.25, 0.6)).astype(np.uint8)
+    if kind == "jpeg":
+        return _compressed(crop, int(rng.integers(3, 13)))
+    raise ValueError(f"degradation must be one of {', '.join(DEGRADATIONS)}, got {kind!r}")
+
+
+def _compressed(crop: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
 def _degraded(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     crop = np.ascontiguousarray(crop)
     size = crop.shape[0]
@@ -144,7 +170,5 @@ def _degraded(crop: np.ndarray, config: AugmentConfig, rng: np.random.Generator)
         noisy = crop + rng.normal(0, rng.uniform(3, 12), crop.shape)
         crop = noisy.clip(0, 255).astype(np.uint8)
     if rng.random() < config.jpeg:
-        quality = int(rng.integers(30, 91))
-        _, data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        crop = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        crop = _compressed(crop, int(rng.integers(30, 91)))
     return crop

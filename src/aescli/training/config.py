@@ -85,6 +85,23 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class DistilConfig:
+    """AesMamba with a frozen encoder whose weights bring a classifier of the ratings (`model.head_skip`): learn what
+    that classifier says of pictures without a rating, and ratings on its scale (`aescli.training.distil`).
+
+    weight: of the pictures without a rating, one with a rating counts 1; 0 = off. penalty: how much lower the mean
+    should be for pictures that were spoilt on purpose, in ratings. spread: deviation of the ratings' targets as a
+    multiple of the classifier's on the same pictures. opinions: share of the targets that the teacher
+    (`train.teacher`) decides, the rest is the ratings'; 0 = no teacher.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    spread: Annotated[float, Field(gt=0)] = 1.0
+    opinions: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run; the defaults are the paper's (MoMamba §4.2).
 
@@ -132,3 +149,4 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     aesmamba_loss: AesMambaLossConfig = field(default_factory=AesMambaLossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)

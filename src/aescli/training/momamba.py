@@ -71,7 +71,9 @@ class MoMambaObjective(Objective):
     def groups(self, rows: Tensor) -> Tensor:
         return self.targets.head[rows]
 
-    def forward(self, output: MoMambaOutput, rows: Tensor, blend: Blend | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, output: MoMambaOutput, rows: Tensor, blend: Blend | None, states: list[Tensor]
+    ) -> dict[str, Tensor]:
         targets = self.targets
         score, head = targets.score[rows], targets.head[rows]
         weight = certainty(targets.noise[rows], self.rater_noise)

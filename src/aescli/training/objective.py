@@ -28,8 +28,10 @@ class Objective(nn.Module):
         """(B,) integers: mixup blends within equal ones."""
         return torch.zeros_like(rows)
 
-    def forward(self, output: NamedTuple, rows: Tensor, blend: Blend | None = None) -> dict[str, Tensor]:
-        """Named loss terms and their sum, `total`."""
+    def forward(
+        self, output: NamedTuple, rows: Tensor, blend: Blend | None, states: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Named loss terms and their sum, `total`. states: what the encoder's upper half was given."""
         raise NotImplementedError
 
     def judge(self, outputs: NamedTuple, indices: np.ndarray) -> tuple[dict[str, float], float]:

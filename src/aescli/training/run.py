@@ -25,7 +25,7 @@ from aescli.presets import Preset
 from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.objective import Objective, stack_outputs
-from aescli.training.samples import Pictures, training_samples
+from aescli.training.samples import UNLABELLED, Pictures, training_samples, unlabelled
 from aescli.training.trainer import STATE, Trainer
 
 FOLDS = 5
@@ -53,8 +53,9 @@ def read_training_data(
     options: dict[str, Any] | None = None,
     fold: int | None = None,
     log: Callable[[str], None] = lambda _: None,
+    without_labels: Sequence[Path] = (),
 ) -> TrainingData:
-    """Read every source, find faces and near-duplicates.
+    """Read every source, find faces and near-duplicates. `without_labels`: folders of pictures for `train.distil`.
 
     Raises UsageError when the preset's score heads do not name the data sets given.
     """
@@ -74,6 +75,16 @@ def read_training_data(
         log(f"{dataset.name}: {len(dataset)} images from {source}")
         offsets.append(len(samples))
         samples += training_samples(dataset, head, preset.model.score_range, originals)
+        datasets.append(dataset)
+    for folder in without_labels:
+        if not preset.train.distil.weight:
+            raise UsageError(
+                "--unlabelled: only a preset with train.distil.weight learns from pictures without labels"
+            )
+        dataset = unlabelled(folder)
+        log(f"{folder}: {dataset.notes.usable} images without labels")
+        offsets.append(len(samples))
+        samples += training_samples(dataset, 0, preset.model.score_range)
         datasets.append(dataset)
     log(f"{len(samples)} images: finding faces and near-duplicates")
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
@@ -129,7 +140,7 @@ def split_data(
     for number, dataset in enumerate(data.datasets):
         where = data.of(number)
         groups, content = data.groups[where], [data.content[i] for i in where]
-        if train_on_all:
+        if train_on_all or dataset.name == UNLABELLED:
             rest, test = np.arange(len(dataset)), np.arange(0)
         elif dataset.name in saved:
             split = saved[dataset.name]
@@ -151,7 +162,7 @@ def split_data(
             test = split.indices(dataset, part)
             rest = np.setdiff1d(np.arange(len(dataset)), test)
             splits.append(split)
-        if preset.train.validation:
+        if preset.train.validation and dataset.name != UNLABELLED:
             kept, held = carve_validation(
                 dataset, rest, share=preset.train.validation, seed=seed, groups=groups
             )

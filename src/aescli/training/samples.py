@@ -5,6 +5,7 @@ sets and faces; knows nothing about models or optimisation.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,14 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from aescli.data.datasets import Dataset
+from aescli.data.datasets import Dataset, ReadReport, Sample
 from aescli.data.faces import FaceDetector
-from aescli.data.images import load_image
+from aescli.data.images import find_images, load_image
 from aescli.data.labels import map_scale
+from aescli.errors import UsageError
 from aescli.models.checkpoint import Preprocessing
 from aescli.runtime import available_cpus
-from aescli.training.augment import augmented_crop, clean_crop
+from aescli.training.augment import DEGRADATIONS, augmented_crop, clean_crop, degraded
 from aescli.training.config import AugmentConfig
+
+UNLABELLED = "unlabelled"
+"""Name of the data sets that have pictures and no scores."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class TrainingSample:
 
     path: the picture that is scored; alternatives: other pictures of the same rating (the whole photo it was cut
     from). head: index of its data set's score head. scores: further named scores on the model's scale. counts: votes
-    for each step of the data set's scale. text: what people wrote about it.
+    for each step of the data set's scale. text: what people wrote about it. degradation: how the picture is spoilt, one
+    of `augment.DEGRADATIONS`, or empty.
     """
 
     name: str
@@ -40,6 +46,7 @@ class TrainingSample:
     scores: Mapping[str, float] = field(default_factory=dict)
     counts: tuple[float, ...] | None = None
     text: str = ""
+    degradation: str = ""
 
 
 def training_samples(
@@ -60,6 +67,7 @@ def training_samples(
             scores=_mapped(s.scores, dataset.scale, scale),
             counts=s.counts,
             text=s.comment or "",
+            degradation=s.group.get("degradation", "") if dataset.name == UNLABELLED else "",
         )
         for s, score in zip(dataset.samples, scores, strict=True)
     ]
@@ -72,6 +80,22 @@ def _mapped(
     if not scores:
         return {}
     return dict(zip(scores, map_scale(list(scores.values()), source, target).tolist(), strict=True))
+
+
+def unlabelled(folder: Path) -> Dataset:
+    """The pictures of a folder as a data set without scores, each as it is and once for each of `DEGRADATIONS`.
+
+    Raises UsageError for a folder without pictures.
+    """
+    found = [item.path for item in find_images([str(folder)]) if not item.error]
+    if not found:
+        raise UsageError(f"--unlabelled {folder}: no pictures there")
+    samples = [
+        Sample(Path(path), f"{path}#{kind}" if kind else path, math.nan, {"degradation": kind})
+        for path in found
+        for kind in ("", *DEGRADATIONS)
+    ]
+    return Dataset(UNLABELLED, samples, (0.0, 1.0), ReadReport(folder, folder, len(found), len(found)))
 
 
 class Pictures:
@@ -126,7 +150,11 @@ class Pictures:
 
     def clean(self, index: int) -> np.ndarray:
         """(S, S, 3) uint8."""
-        return clean_crop(*self._load(self.samples[index].path), self.preprocessing)
+        sample = self.samples[index]
+        crop = clean_crop(*self._load(sample.path), self.preprocessing)
+        if not sample.degradation:
+            return crop
+        return degraded(crop, sample.degradation, np.random.default_rng((self.seed, index)))
 
     def augmented(self, index: int, epoch: int, config: AugmentConfig) -> np.ndarray:
         """(S, S, 3) uint8; the same for the same seed, epoch and index."""
@@ -134,7 +162,8 @@ class Pictures:
         rng = np.random.default_rng((self.seed, epoch, index))
         choices = (sample.path, *sample.alternatives)
         path = choices[rng.integers(len(choices))]
-        return augmented_crop(*self._load(path), self.preprocessing, config, rng)
+        crop = augmented_crop(*self._load(path), self.preprocessing, config, rng)
+        return degraded(crop, sample.degradation, rng) if sample.degradation else crop
 
     def crops(self, indices: Sequence[int], epoch: int | None, config: AugmentConfig | None = None):
         """Yield (S, S, 3) uint8 crops in order, decoded ahead by threads; `epoch` None gives clean ones."""

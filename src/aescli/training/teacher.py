@@ -78,9 +78,9 @@ def teach(
     encoder: the model's own, as it starts; `config.encoders` come beside it. noise: `loss.rater_noise`.
     """
     train = np.unique(np.asarray(train))
-    blocks = [(1.0, _pooled(encoder, pictures, device, cache))]
+    blocks = [(1.0, pooled_clean(encoder, pictures, device, cache))]
     for extra, share in zip(config.encoders, config.shares or [1.0] * len(config.encoders), strict=True):
-        blocks.append((share, _pooled(_frozen(extra), pictures, device, cache)))
+        blocks.append((share, pooled_clean(_frozen(extra), pictures, device, cache, extra.image_size)))
     kernel = sum(share * rbf_kernel(x[train], config.gamma) for share, x in blocks)
     score, head = targets.score.cpu().double().numpy()[train], targets.head.cpu().numpy()[train]
     weight = certainty(targets.noise.cpu().double(), noise).numpy()[train]
@@ -99,10 +99,16 @@ def _frozen(config: EncoderConfig) -> nn.Module:
     return build_encoder(config).eval().requires_grad_(False)
 
 
-def _pooled(encoder: nn.Module, pictures, device: torch.device, cache: Path | None) -> np.ndarray:
-    """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image."""
+def pooled_clean(
+    encoder: nn.Module, pictures, device: torch.device, cache: Path | None, size: int | None = None
+) -> np.ndarray:
+    """(n, Σ C_i) float32: pooled levels of every clean picture, the mean of it and its mirror image.
+
+    size: of the encoder's input, None = the pictures' own.
+    """
     mean, std = encoder_statistics(encoder)
-    mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std))
+    size = size or pictures.preprocessing.size
+    mine = pictures.prepared(replace(pictures.preprocessing, mean=mean, std=std, size=size))
     path = None
     if cache is not None:
         key = hashlib.sha256(f"mirrored {features_key(mine, encoder, None)}".encode()).hexdigest()[:16]

@@ -174,7 +174,7 @@ class Trainer:
             batch = [blend(state) for state in batch]
         with self._autocast():
             output = self.model.decode(self.model.encoder.upper(batch), **self.objective.given(rows))
-        terms = self.objective(output, rows, blend)
+        terms = self.objective(output, rows, blend, batch)
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         parameters = [p for g in self.optimiser.param_groups for p in g["params"]]

@@ -57,10 +57,6 @@ def _fma(builder, a, b, c):
     return _call(builder, "fmuladd", a, b, c)
 
 
-def _larger(builder, a, b):
-    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-
 def _horner(builder, x, coefficients):
     total = _constant(coefficients[-1])
     for c in coefficients[-2::-1]:
@@ -70,8 +66,9 @@ def _horner(builder, x, coefficients):
 
 def _split_exp(builder, x):
     """exp(x) = power · (1 + q) with power = 2^k and q = expm1(x - k ln2)."""
-    x = builder.select(builder.fcmp_ordered("<", x, _constant(_LARGEST)), x, _constant(_LARGEST))
-    x = _larger(builder, x, _constant(_SMALLEST))
+    for limit, beyond in ((_LARGEST, ">"), (_SMALLEST, "<")):  # so ordered that a NaN stays one
+        limit = _constant(limit)
+        x = builder.select(builder.fcmp_ordered(beyond, x, limit), limit, x)
     k = _call(builder, "rint", builder.fmul(x, _constant(_LOG2E)))
     r = _fma(builder, k, _constant(-_LN2), x)
     q = _fma(builder, builder.fmul(r, r), _horner(builder, r, _EXPM1), r)

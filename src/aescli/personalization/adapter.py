@@ -1,0 +1,161 @@
+"""One person's taste: a linear correction of the generic score, fitted to a few ratings in closed form.
+
+It knows features, generic scores and ratings as arrays, and the small file an adapter is kept in. It knows nothing
+about images, profiles or where the prior comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aescli.data.labels import map_scale
+from aescli.errors import AesError
+from aescli.personalization.prior import TastePrior
+
+WEIGHTS, CARD = "adapter.safetensors", "user.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """personal score = bias + slope · generic score + features · weights, on the user's scale.
+
+    base: digest of the model that features and generic scores must come from. weights: (d,) float32.
+    notes: what is written beside it for people (ratings used, agreement, origin of the prior).
+    """
+
+    user: str
+    base: str
+    scale: tuple[float, float]
+    bias: float
+    slope: float
+    weights: np.ndarray
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def fit_adapter(
+    prior: TastePrior,
+    features: np.ndarray,
+    generic: np.ndarray,
+    ratings: np.ndarray,
+    scale: tuple[float, float],
+    user: str = "",
+) -> Adapter:
+    """The posterior mean of the person's linear model, given k ≥ 1 ratings.
+
+    features (k, d) and generic (k,): of the rated images, from the prior's base model. ratings (k,) on `scale`.
+    """
+    ratings = map_scale(ratings, scale, prior.scale)
+    y, factor = prior.standardised(ratings)
+    a = prior.design(features, generic)
+    moved = a @ prior.covariance  # (k, q)
+    gain = np.linalg.solve(moved @ a.T + prior.noise * np.eye(len(y)), y - a @ prior.mean)
+    beta = (prior.mean + moved.T @ gain) * factor
+    # From the prior's regressors to raw features and from the model's scale to the user's.
+    unit = (scale[1] - scale[0]) / (prior.scale[1] - prior.scale[0])
+    weights = prior.projection @ beta[2:]
+    middle = sum(prior.scale) / 2
+    bias = middle + beta[0] - beta[1] * middle - prior.centre @ weights
+    return Adapter(
+        user=user,
+        base=prior.base,
+        scale=(float(scale[0]), float(scale[1])),
+        bias=float(scale[0] + (bias - prior.scale[0]) * unit),
+        slope=float(beta[1] * unit),
+        weights=(weights * unit).astype(np.float32),
+        notes={"ratings": len(ratings), "prior": prior.origin},
+    )
+
+
+def personal_scores(features: np.ndarray, generic: np.ndarray, adapter: Adapter) -> np.ndarray:
+    """features (n, d), generic (n,) of the adapter's base model → (n,) float64 scores on the user's scale."""
+    if features.shape[1] != len(adapter.weights):
+        raise AesError(
+            f"the profile of {adapter.user} is for {len(adapter.weights)} features, the model gives "
+            f"{features.shape[1]}; personalise again with this model"
+        )
+    scores = adapter.bias + adapter.slope * np.asarray(generic, np.float64)
+    return np.clip(scores + np.asarray(features, np.float64) @ adapter.weights, *adapter.scale)
+
+
+def leave_one_out(
+    prior: TastePrior,
+    features: np.ndarray,
+    generic: np.ndarray,
+    ratings: np.ndarray,
+    scale: tuple[float, float],
+) -> np.ndarray:
+    """(k,) what the person's model says of each rated image when that rating is left out; k ≥ 2."""
+    answers = np.empty(len(ratings))
+    for i in range(len(ratings)):
+        rest = np.arange(len(ratings)) != i
+        adapter = fit_adapter(prior, features[rest], generic[rest], ratings[rest], scale)
+        answers[i] = personal_scores(features[i : i + 1], generic[i : i + 1], adapter)[0]
+    return answers
+
+
+def require_base(adapter: Adapter, digest: str) -> None:
+    """AesError unless the adapter was fitted on the model with this digest."""
+    if adapter.base != digest:
+        raise AesError(
+            f"the profile of {adapter.user} belongs to the model {adapter.base}, not to {digest}; "
+            "score with that model, or personalise again with this one"
+        )
+
+
+def safe_name(user: str) -> str:
+    """A folder name for a user's name: letters, digits, dot, dash and underscore, others as underscore."""
+    return re.sub(r"[^\w.-]+", "_", user).strip("._") or "user"
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write the folder so that it is either the old one or the new one, complete (a few KB)."""
+    from safetensors.numpy import save_file
+
+    if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
+        raise AesError(f"{folder} exists and is not a personal profile; give another --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file({"weights": np.ascontiguousarray(adapter.weights, np.float32)}, staging / WEIGHTS)
+        card = {key: value for key, value in asdict(adapter).items() if key != "weights"}
+        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+        (staging / CARD).write_text(text, encoding="utf-8")
+        staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)
+        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Raises AesError where there is none, or its files are damaged or disagree."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (folder / CARD).is_file():
+        raise AesError(f"{folder}: no personal profile there (no {CARD}); aes personalize makes one")
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)["weights"]
+        adapter = Adapter(**{**card, "scale": tuple(map(float, card["scale"]))}, weights=weights)
+        numbers = [*adapter.scale, adapter.bias, adapter.slope]
+        if len(adapter.scale) != 2 or weights.ndim != 1 or not np.isfinite([*numbers, *weights]).all():
+            raise ValueError("numbers are missing or not finite")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise AesError(f"{folder}: damaged ({error}); run aes personalize again") from None
+    return adapter
