@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aescli.ablation.categories import Change, trend
 from aescli.ablation.published import PERCENT
-from aescli.ablation.results import Row, summarise
+from aescli.ablation.results import Row, difference, summarise
 from aescli.ablation.studies import Study
 from aescli.ablation.table import columns, heading
 
@@ -156,3 +156,31 @@ def _category_trend(changes: dict[str, Sequence[Change]]) -> Figure:
     axes.set(xlabel="share of a scale category (% of the test images)", ylabel="change of SRCC (%)")
     axes.legend(loc="best")
     return figure
+
+
+def write_changes(study: Study, rows: Sequence[Row], folder: Path) -> None:
+    """changes.png and .svg: each attribute's change of PLCC and SRCC from the reference (AesMamba Fig. 8)."""
+    reference = next((row for row in rows if row.label == study.reference), None)
+    shown = [row for row in rows if row is not reference and row.folds]
+    if not can_plot() or reference is None or not shown:
+        return
+    import numpy as np
+
+    from aescli.evaluation.report.style import PALETTE, new_figure, styled
+
+    names = list(dict.fromkeys(m.split(" ", 1)[1] for m in columns(study, shown) if " " in m))
+    with styled():
+        figure = new_figure(7.2, 4.8)
+        for axes, metric in zip(figure.subplots(2, 1, sharex=True), ("PLCC", "SRCC"), strict=True):
+            width = 0.8 / len(shown)
+            for number, row in enumerate(shown):
+                keys = [*(f"{metric} {name}" for name in names), f"{metric}_mean"]
+                change = [difference(row, reference, key).mean for key in keys]
+                where = np.arange(len(keys)) + (number - (len(shown) - 1) / 2) * width
+                alpha = 0.3 + 0.7 * number / max(1, len(shown) - 1)
+                axes.bar(where, change, width, color=PALETTE["train"], alpha=alpha, label=row.label)
+            axes.axhline(0, color=PALETTE["muted"], linewidth=1)
+            axes.set(ylabel=f"change of {metric}")
+            axes.set_xticks(range(len(names) + 1), [*names, "mean"], rotation=30, ha="right")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
+        _save(figure, folder, "changes")

@@ -122,13 +122,13 @@ def run_study(
             label = NO_FOLD if fold is None else str(fold)
             folder = run_folder(settings.out, variant, fold)
             try:
-                _train(preset, data, parts, folder, settings, features, device, log, progress)
+                finish_run(preset, data, parts, folder, settings, features, device, log, progress)
             except AesError as error:
                 raise type(error)(f"{variant.name}, {label}: {error}") from error
             runs[variant.name, label] = read_run(folder)
             paper = study.paper_rows(preset.task, data.datasets[0].name)
             rows = rows_of(study, runs, paper, parameters, list(groups))
-            _describe(study, settings, data)
+            describe(study, settings, data)
             notes = _compare_categories(study, preset, data, settings.out) if study.categories else ""
             write_tables(study, rows, settings.out, notes)
             write_plot(study, rows, settings.out)
@@ -209,7 +209,7 @@ def run_key(preset: Preset, data: TrainingData, parts: Parts) -> str:
     return sha.hexdigest()[:16]
 
 
-def _train(
+def finish_run(
     preset: Preset, data: TrainingData, parts: Parts, folder: Path, settings: Settings, features: Path,
     device: torch.device | None, log: Callable[[str], None], progress,
 ) -> None:  # fmt: skip
@@ -287,7 +287,7 @@ def _compare_categories(study: Study, preset: Preset, data: TrainingData, out: P
     return as_sentence(changes)
 
 
-def _describe(study: Study, settings: Settings, data: TrainingData) -> None:
+def describe(study: Study, settings: Settings, data: TrainingData) -> None:
     """OUT/study.json: what the table's page needs to say how it was made; paths by their last part only."""
     values: dict[str, Any] = {
         "study": study.name,

@@ -61,6 +61,7 @@ class Study:
         return self.paper.get(f"{task}:{dataset}", self.paper.get(dataset, {}))
 
 
+GENERIC = "generic model"
 MOMAMBA_COLUMNS = published.MOMAMBA
 WITH_DELTA = (*MOMAMBA_COLUMNS, "delta_m")
 AESMAMBA_COLUMNS = ("ACC", "PLCC", "SRCC", "PLCC_mean", "SRCC_mean")
@@ -236,6 +237,23 @@ _ALL = (
         published.ENCODERS,
         shown=("PLCC aesthetic", "SRCC aesthetic", "PLCC_mean", "SRCC_mean"),
         reference="ResNet50",
+    ),
+    Study(
+        "smp",
+        "What a person's characters tell beside ten ratings (AesMamba, Fig. 8)",
+        "aesmamba",
+        (
+            Variant("generic", GENERIC),
+            Variant("shots", "10shot"),
+            Variant("photography", "+ pht."),
+            Variant("art", "+ art."),
+            Variant("personality", "+ psn."),
+            Variant("all-characters", published.THREE),
+        ),
+        (*published.ATTRIBUTE_METRICS, "PLCC_mean", "SRCC_mean"),
+        published.SMP,
+        shown=("PLCC aesthetic", "SRCC aesthetic", "PLCC_mean", "SRCC_mean"),
+        reference=GENERIC,
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _ALL}

@@ -53,7 +53,8 @@ def ablate(
         _option(
             "--folds",
             metavar="1,2,…",
-            help="Folds to run, each as the test set of its own run (default: the data set's split, or a seeded 8:2).",
+            help="Folds to run, each as the test set of its own run; for smp the repeats (default: the data set's "
+            "split, or a seeded 8:2).",
         ),
     ] = None,
     changes: Annotated[
@@ -121,6 +122,7 @@ def ablate(
     import torch
 
     from aescli.ablation.plots import can_plot
+    from aescli.ablation.smp import run_smp
     from aescli.ablation.table import as_rich
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import choose_device
@@ -131,7 +133,7 @@ def ablate(
     if not can_plot():
         note("no plot: it needs matplotlib: pip install 'aescli[report]'", quiet=quiet)
     with _live(quiet) as show:
-        rows = run_study(
+        rows = (run_smp if study is StudyName.smp else run_study)(
             wanted,
             settings,
             device=choose_device(local_device(device)),
