@@ -9,13 +9,14 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aescli.ablation.published import PERCENT
 from aescli.ablation.results import Difference, Row, Summary, difference, summarise
 from aescli.ablation.studies import Study
+from aescli.evaluation.metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,7 +124,7 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
             own = spread(metric, summarise(row.values(metric)))
             paper = number(metric, row.paper.get(metric, math.nan))
             cells.append(own if paper == "–" else f"{own} ({paper})")
-        size = "cited" if not row.folds and row.parameters is None else f"{row.parameters:,}"
+        size = f"{row.parameters:,}" if row.parameters is not None else "–" if row.folds else "cited"
         lines.append(_markdown_row([row.label, *cells, size]))
     most = max((len(row.folds) for row in rows), default=0)
     lines += ["", f"{most} fold{'s' * (most != 1)}. {_NOTE}"]
@@ -134,7 +135,19 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         for row, values in found:
             cells = [_difference_cell(m, values.get(m)) for m in names]
             lines.append(_markdown_row([row.label, *cells]))
+        lines += ["", *(f"- {verdict(study, row, values)}" for row, values in found)]
     return "\n".join(lines) + "\n"
+
+
+def verdict(study: Study, row: Row, found: Mapping[str, Difference]) -> str:
+    """In which metrics the row is clearly better or worse than the reference, in words."""
+    sides: dict[str, list[str]] = {"better in": [], "worse in": [], "undecided in": []}
+    for metric, gap in found.items():
+        better = (gap.mean < 0) == (metric in LOWER_IS_BETTER)
+        side = "undecided in" if not gap.clear else "better in" if better else "worse in"
+        sides[side].append(heading(metric, study).removesuffix(" (%)"))
+    said = "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items() if names)
+    return f"{row.label} against {study.reference}: {said}."
 
 
 def _difference_cell(metric: str, found: Difference | None) -> str:
