@@ -10,7 +10,7 @@ import pytest
 from made import SMALL, make_faces, read_labels, write_labels
 from sklearn import metrics as sk
 
-from aescli.ablation.run import KEY, STUDY, Settings, run_study
+from aescli.ablation.run import KEY, STUDY, Settings, _changed, run_study
 from aescli.ablation.studies import STUDIES, Study, Variant
 from aescli.ablation.table import CSV, MARKDOWN
 from aescli.errors import AesError, UsageError
@@ -261,3 +261,9 @@ def test_an_impossible_fold_is_refused_before_anything_runs(faces, tmp_path):
     with pytest.raises(UsageError, match="--fold 9: the folds of scut-fbp5500 are 1 to 5"):
         _run(FEW, _settings(faces, tmp_path / "run", folds=(1, 9)))
     assert not (tmp_path / "run").exists()
+
+
+def test_keys_name_what_differs_from_the_defaults_only():
+    plain = {"a": 1, "inner": {"x": 1, "y": [1, 2]}, "whole": {"z": 1}}
+    values = {"a": 1, "inner": {"x": 2, "y": [1, 2]}, "whole": {"z": 1}, "more": None}
+    assert _changed(values, plain) == {"inner": {"x": 2}, "more": None}

@@ -26,7 +26,7 @@ from aescli.ablation.studies import Study, Variant
 from aescli.ablation.table import write_tables, write_whole
 from aescli.errors import AesError, UsageError
 from aescli.models.checkpoint import CHECKPOINT, build_model, write_json
-from aescli.presets import Preset, heads_for, load_preset
+from aescli.presets import Preset, heads_for, load_preset, parse_preset
 from aescli.training.aesmamba import attribute_table
 from aescli.training.run import Parts, TrainingData, read_training_data, split_data, train_model
 from aescli.training.trainer import STATE
@@ -194,19 +194,37 @@ def within_group(parts: Parts, groups: dict[str, np.ndarray], group: str) -> Par
 
 
 def run_key(preset: Preset, data: TrainingData, parts: Parts) -> str:
-    """16 hex digits of all that decides a run: preset, encoder weights, labels, pictures and split."""
+    """16 hex digits of all that decides a run: preset, encoder weights, labels, pictures and split.
+
+    Of the preset only what differs from the defaults counts, so that a field added later changes no key.
+    """
     sha = hashlib.sha256()
-    values = {k: v for k, v in preset.to_dict().items() if k not in ("name", "description")}
+    plain = parse_preset({"architecture": preset.architecture, "name": ""}, "the defaults").to_dict()
+    values = _changed(preset.to_dict(), plain)
+    values = {k: v for k, v in values.items() if k not in ("name", "description")}
     weights = preset.model.encoder.weights
     if weights and Path(weights).is_file():
         values["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    sha.update(json.dumps(values, sort_keys=True, default=str).encode())
+    sha.update(json.dumps([preset.architecture, values], sort_keys=True, default=str).encode())
     for sample, content in zip(data.pictures.samples, data.content, strict=True):
         said = (sample.name, content, sample.score, sorted(sample.scores.items()), sample.counts, sample.text)
         sha.update(repr(said).encode())
     for name, positions in (("train", parts.train), ("validation", parts.validation), *parts.test.items()):
         sha.update(f"{name}:{np.asarray(positions).tolist()}".encode())
     return sha.hexdigest()[:16]
+
+
+def _changed(values: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values`, inner ones too, that are not as in `plain`."""
+    out = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(plain.get(key), dict):
+            value = _changed(value, plain[key])
+            if value:
+                out[key] = value
+        elif key not in plain or value != plain[key]:
+            out[key] = value
+    return out
 
 
 def finish_run(
