@@ -58,6 +58,8 @@ def test_changes_are_applied():
         ("train.lr", "write key=value"),
         ("train.lr.x=1", "not a group"),
         ("train.loss.label_sigma=0", "train.mixup: 0.4 .*train.loss.label_sigma above 0"),
+        ("data.class_cuts=[1.5,2.5,4.5,3.5]", "data.class_cuts.*ascending"),
+        ("data.class_cuts=[1.5,2.5]", "data.class_cuts.*4 ascending"),
         ("train.teacher.shares=[0.5]", "train.teacher.shares: one for each .*1 for 0"),
     ],
 )

@@ -126,6 +126,10 @@ def _refuse_contradictions(preset: Preset, where: str) -> None:
             f"{where}: train.mixup: {train.mixup:g} blends scores, and whole classes cannot be blended; set "
             "train.loss.label_sigma above 0, train.mixup to 0 or model.tasks to [regression]"
         )
+    cuts = preset.data.class_cuts
+    wanted = getattr(preset.model, "classes", len(cuts) + 1) - 1  # an architecture may count by attribute
+    if list(cuts) != sorted(set(cuts)) or len(cuts) != wanted:
+        raise UsageError(f"{where}: data.class_cuts: {list(cuts)} must be {wanted} ascending scores")
     shares, encoders = train.teacher.shares, train.teacher.encoders
     if shares is not None and len(shares) != len(encoders):
         raise UsageError(

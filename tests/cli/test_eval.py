@@ -145,6 +145,31 @@ def test_training_images_are_named(faces, capsys):
     assert "lists no training images" in err
 
 
+def test_a_report_without_matplotlib_is_refused_before_the_model_works(faces, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(
+        "aescli.scoring.predictor.load_predictor", lambda *a, **k: pytest.fail("the model worked")
+    )
+    options = ("--data", faces / "labels.csv", "--images", faces / "images", "--report", faces / "report")
+    assert run("eval", *options) == 1
+    assert "pip install 'aescli[report]'" in capsys.readouterr().err
+    assert not (faces / "report").exists()
+
+
+def test_a_report_of_a_predictions_file_says_what_it_lacks(faces, capsys):
+    pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
+    names = [line.split(",")[0] for line in (faces / "labels.csv").read_text().split()[1:]]
+    (faces / "p.csv").write_text("file,rating\n" + "".join(f"{n},{1 + i % 5}\n" for i, n in enumerate(names)))
+    options = ("--predictions", faces / "p.csv", "--data", faces / "labels.csv", "--report", faces / "report")
+    result, err = as_json(capsys, *options)
+    assert "no thumbnails" in err
+    document = json.loads((faces / "report" / "metrics.json").read_text())
+    assert {key: document[key] for key in result} == result, "the page's numbers are the command's"
+    (faces / "file").write_text("")
+    assert run("eval", *options[:-1], faces / "file" / "inside") == 1
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def test_folds_splits_and_saved_splits(faces, capsys):
     options = ("--data", faces / "labels.csv", "--images", faces / "images", "--faces", "none")
     assert as_json(capsys, *options, "--fold", 2)[0]["subsets"][0]["n"] == 6

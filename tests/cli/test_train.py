@@ -55,9 +55,8 @@ def test_a_csv_and_a_folder_become_a_checkpoint_that_scores(table, capsys):
         table / "labels.csv",
         "--images",
         table / "pictures",
-        "--scale",
-        1,
-        5,
+        "--label-scale",
+        "1,5",
     ]
     assert _aes(*words, "--out", table / "run") == 0
     captured = capsys.readouterr()
@@ -80,6 +79,24 @@ def test_dry_run_needs_no_data_for_the_parameter_count(capsys):
     assert "multiply" in out
 
 
+def test_one_label_is_too_few(table, capsys):
+    (table / "one.csv").write_text("file,rating\n0.png,3\n")
+    words = ["train", *PRESET, "--data", table / "one.csv", "--images", table / "pictures", "--dry-run"]
+    assert _aes(*words) == 1
+    err = capsys.readouterr().err
+    assert "1 images in 1 groups of near-duplicates cannot be split into 2 parts" in err
+    assert "fault of aes" not in err
+
+
+def test_the_assumed_scale_names_the_option_that_declares_it(table, capsys):
+    words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
+    assert _aes(*words) == 0
+    option = re.search(r"assumed from the scores; declare it with (\S+)", capsys.readouterr().out)[1]
+    for command in ("train", "eval"):
+        assert _aes(command, "--help") == 0
+        assert f"{option} LOW,HIGH " in capsys.readouterr().out
+
+
 def test_dry_run_with_data_counts_without_training(table, capsys):
     words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
     assert _aes(*words) == 0
@@ -98,6 +115,9 @@ def test_dry_run_with_data_counts_without_training(table, capsys):
         ([*PRESET, "--data", "DATA", "--fold", "9", "--out", "x"], 2, " are 1 to 5"),
         ([*PRESET, "--set", "train.epoch=3", "--dry-run"], 2, "did you mean train.epochs"),
         ([*PRESET, "--init", "absent.safetensors", "--data", "DATA", "--out", "x"], 1, "no such file"),
+        ([*PRESET, "--init", "absent.safetensors", "--dry-run"], 1, "no such file"),
+        ([*PRESET, "--data", "DATA", "--label-scale", "5,1", "--out", "x"], 2, "--label-scale 5,1: give the"),
+        ([*PRESET, "--data", "DATA", "--all-data", "--fold", "1", "--out", "x"], 2, "leave out --fold"),
     ],
 )
 def test_mistakes_get_one_line(table, words, code, message, capsys, monkeypatch):

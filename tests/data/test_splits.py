@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 from aescli.data import duplicates, splits
 from aescli.data.datasets import read_dataset
 from aescli.data.datasets.base import Dataset, ReadReport, Sample
+from aescli.data.images import ImageError
 from aescli.errors import AesError
 
 REAL = os.environ.get("AESCLI_DATA")
@@ -113,11 +114,16 @@ def test_official_parts_that_do_not_exist():
 
 @pytest.mark.parametrize(
     ("shares", "names", "groups"),
-    [([1.0], "ab", None), ([1, 0], "ab", None), ([1, 1], "aa", None), ([1, 1], "ab", [0, 0])],
+    [([1.0], "ab", None), ([1, 0], "ab", None), ([1, 1], "aa", None)],
 )
 def test_impossible_splits(shares, names, groups):
     with pytest.raises(ValueError, match=r"split|unique"):
         splits.apportion(shares, list(names), [1.0] * len(names), groups)
+
+
+def test_too_few_groups_for_the_parts():
+    with pytest.raises(AesError, match=r"2 images in 1 groups of near-duplicates .* label more"):
+        splits.apportion([1, 1], ["a", "b"], [1.0, 1.0], [0, 0])
 
 
 def test_split_files_come_back_and_notice_changes(tmp_path):
@@ -258,3 +264,16 @@ def test_real_mebeauty_duplicates(tmp_path):
     folds = [split.indices(dataset, str(k)) for k in range(1, 6)]
     assert splits.crossing_groups(groups, *folds) == []
     assert max(map(len, folds)) - min(map(len, folds)) <= 2
+
+
+def test_an_unreadable_file_can_be_passed_over_and_resembles_nothing(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(paths[0])
+    paths[1].write_bytes(b"broken")
+    paths[2].write_bytes(paths[0].read_bytes())
+    unreadable = []
+    prints = duplicates.fingerprints(paths, tmp_path / "c.npz", unreadable=unreadable)
+    assert unreadable == [1, 3], "broken, and absent"
+    assert duplicates.duplicate_groups(prints).tolist() == [0, 1, 0, 2]
+    with pytest.raises(ImageError):
+        duplicates.fingerprints(paths, tmp_path / "c.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from aescli.evaluation import bootstrap as bs
-from aescli.evaluation.compare import compare, paired_difference, permutation_p
+from aescli.evaluation.compare import compare, gap_p, paired_difference, permutation_p
 
 
 def pair(n: int, seed: int = 0, second_noise: float = 0.5) -> tuple[bs.Predictions, bs.Predictions]:
@@ -117,3 +118,31 @@ def test_what_only_one_of_them_has_is_left_out():
     assert "EMD" not in found
     assert {"PLCC", "MAE"} <= set(found)
     assert math.isnan(compare(first, second, 0)["ACC"].p)
+
+
+# ---------------------------------------------------------------- subgroups
+
+
+def test_p_of_the_largest_gap_is_that_of_every_possible_grouping():
+    data, _ = pair(7, seed=5)
+    groups = np.array([0, 0, 0, 1, 1, 1, 1])
+    found = gap_p(data, groups, 30_000, seed=2)
+
+    def spread(first: set[int]) -> float:
+        sides = [sorted(first), sorted(set(range(7)) - first)]
+        return abs(np.subtract(*(np.abs(data.pred - data.true)[side].mean() for side in sides)))
+
+    every = np.array([spread(set(chosen)) for chosen in itertools.combinations(range(7), 3)])
+    expected = (every >= spread({0, 1, 2}) - 1e-12).mean()
+    assert found["MAE"] == pytest.approx(expected, abs=4 * math.sqrt(expected / 30_000))
+
+
+def test_a_gap_is_found_where_there_is_one_and_chance_is_called_chance():
+    data, _ = pair(400, seed=1)
+    groups = np.random.default_rng(0).integers(0, 4, 400)
+    assert gap_p(data, groups, 300)["MAE"] > 0.02
+    worse = bs.Predictions(np.where(groups == 2, data.pred + 1.0, data.pred), data.true)
+    found = gap_p(worse, groups, 300)
+    assert found["MAE"] == pytest.approx(1 / 301)
+    constant = bs.Predictions(worse.pred, np.full(400, 3.0))
+    assert math.isnan(gap_p(constant, groups, 20)["PLCC"])

@@ -202,6 +202,12 @@ def test_a_folder_is_no_output(tmp_path):
         FileOutput(str(tmp_path), "csv", Layout(), OPTIONS)
 
 
+def test_a_folder_where_the_journal_should_be_is_named(tmp_path):
+    (tmp_path / "out.csv.journal").mkdir()
+    with pytest.raises(AesError, match="it or its journal is a folder"):
+        FileOutput(str(tmp_path / "out.csv"), "csv", Layout(), OPTIONS)
+
+
 def test_a_run_without_a_score_replaces_nothing(tmp_path, files):
     out = tmp_path / "out.csv"
     bad = ImageResult(str(files[0]), [Row(str(files[0]), error="broken")])

@@ -174,6 +174,9 @@ def test_near_duplicates_of_test_images_leave_the_training_part(folder, tmp_path
     names = [s.name for s in data.pictures.samples]
     assert test[0] in {names[i] for i in parts.test["scut-fbp5500"]}
     assert train[0] not in {names[i] for i in [*parts.train, *parts.validation]}
+    assert [names[i] for i in parts.left_out] == [train[0]]
+    train_model(preset, data, parts, tmp_path / "run", features=tmp_path / "features", log=lambda _: None)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["left_out"] == [train[0]]
 
 
 def test_a_seeded_split_is_saved_and_used_again(folder, tmp_path):

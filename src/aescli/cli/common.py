@@ -5,6 +5,7 @@ It knows the terminal. It imports nothing heavy, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from aescli.errors import UsageError
 
 
 class Task(StrEnum):
@@ -38,6 +41,25 @@ def _count_or_auto(value: str) -> str:
 def count(value: str, automatic: int) -> int:
     """The number that an `auto`-or-number option means."""
     return automatic if value == "auto" else int(value)
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """The finite numbers of `A,B,…`. UsageError for anything else."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise UsageError(f"{option} {text}: give numbers with commas between them, such as 1,5")
+    return values
+
+
+def scale_of(option: str, text: str) -> tuple[float, float]:
+    """The ends of a scale written as `LOW,HIGH`. UsageError for anything else."""
+    values = numbers(option, text)
+    if len(values) != 2 or values[0] >= values[1]:
+        raise UsageError(f"{option} {text}: give the lowest and the highest score, such as 1,5")
+    return values[0], values[1]
 
 
 TaskOption = Annotated[
@@ -99,6 +121,15 @@ DTypeOption = Annotated[
     typer.Option(
         "--dtype",
         help="Arithmetic of the model; auto is fp32 everywhere (default: auto).",
+        show_default=False,
+    ),
+]
+LabelScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-scale",
+        metavar="LOW,HIGH",
+        help="Scale of a CSV's scores (default: guessed).",
         show_default=False,
     ),
 ]

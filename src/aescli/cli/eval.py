@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from aescli.cli.common import (
     DeviceOption,
     DType,
     DTypeOption,
+    LabelScaleOption,
     ModelOption,
     QuietOption,
     RatersOption,
@@ -27,7 +27,9 @@ from aescli.cli.common import (
     WorkersOption,
     count,
     note,
+    numbers,
     progress,
+    scale_of,
 )
 from aescli.errors import AesError, UsageError
 
@@ -182,10 +184,7 @@ def evaluate(
         str | None,
         _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
     ] = None,
-    label_scale: Annotated[
-        str | None,
-        _option("--label-scale", metavar="LOW,HIGH", help="Scale of a CSV's scores (default: guessed)."),
-    ] = None,
+    label_scale: LabelScaleOption = None,
     prediction_columns: Annotated[
         str | None,
         _option(
@@ -264,11 +263,11 @@ def evaluate(
     if repeats and report is None:
         raise UsageError("--repeat adds box plots to a report; give --report too")
     columns = (None, None) if prediction_columns is None else _columns(prediction_columns)
-    wanted_cuts = None if cuts is None else _numbers("--cuts", cuts)
+    wanted_cuts = None if cuts is None else numbers("--cuts", cuts)
     if wanted_cuts is not None and sorted(set(wanted_cuts)) != list(wanted_cuts):
         raise UsageError(f"--cuts {cuts}: the boundaries must ascend")
-    predictions_scale = None if scale is None else _scale("--scale", scale)
-    labels_scale = None if label_scale is None else _scale("--label-scale", label_scale)
+    predictions_scale = None if scale is None else scale_of("--scale", scale)
+    labels_scale = None if label_scale is None else scale_of("--label-scale", label_scale)
     if report is not None:
         from aescli.evaluation.report import prepare
 
@@ -429,23 +428,6 @@ def _columns(text: str) -> tuple[str, str]:
     if not (image.strip() and comma and score.strip()):
         raise UsageError(f"--prediction-columns {text}: give two names, such as file,rating")
     return image.strip(), score.strip()
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = (math.nan,)
-    if not all(map(math.isfinite, values)):
-        raise UsageError(f"{option} {text}: give numbers with commas between them, such as 1,5")
-    return values
-
-
-def _scale(option: str, text: str) -> tuple[float, float]:
-    values = _numbers(option, text)
-    if len(values) != 2 or values[0] >= values[1]:
-        raise UsageError(f"{option} {text}: give the lowest and the highest score, such as 1,5")
-    return values[0], values[1]
 
 
 def _emit(text: str, out: Path | None) -> None:

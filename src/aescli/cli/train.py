@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aescli.cli.common import DeviceOption, QuietOption, note
+from aescli.cli.common import DeviceOption, LabelScaleOption, QuietOption, note, scale_of
 from aescli.errors import AesError, UsageError
 
 _option = partial(typer.Option, show_default=False)
@@ -99,10 +99,7 @@ def train(
         str | None,
         _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
     ] = None,
-    scale: Annotated[
-        tuple[float, float] | None,
-        _option("--scale", metavar="LOW HIGH", help="Lowest and highest score of a CSV (default: guessed)."),
-    ] = None,
+    label_scale: LabelScaleOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a model on labelled images.
@@ -115,6 +112,10 @@ def train(
       aes train --preset momamba-lite --init face.safetensors --data scut-fbp5500 --fold 1 --out runs/fold1
       aes train --preset momamba-scut-fbp5500 --dry-run
     """
+    options = _options(image_column, score_column, label_scale)
+    if all_data and (fold is not None or split):
+        raise UsageError("--all-data keeps no test set: leave out --fold and --split, or --all-data itself")
+
     from aescli.presets import heads_for, load_preset
     from aescli.runtime import keep_freed_memory
 
@@ -126,36 +127,27 @@ def train(
     sources = data or []
     chosen = heads_for(chosen, len(sources))
     if dry_run:
-        _dry_run(
-            chosen,
-            sources,
-            unlabelled or [],
-            images,
-            fold,
-            split or [],
-            all_data,
-            _options(image_column, score_column, scale),
-        )
+        _dry_run(chosen, sources, unlabelled or [], images, fold, split or [], all_data, options)
         return
     if not sources:
         raise UsageError("--data is needed: a label file or the folder of a data set")
     if out is None:
         raise UsageError("--out is needed: the folder of the run")
     _refuse_used(out, resume)
-    _train(chosen, sources, unlabelled or [], images, out, fold, split or [], all_data, features, resume, device, quiet,
-           _options(image_column, score_column, scale))  # fmt: skip
+    _train(
+        chosen, sources, unlabelled or [], images, out, fold, split or [], all_data, features, resume, device,
+        quiet, options,
+    )  # fmt: skip
 
 
-def _options(
-    image_column: str | None, score_column: str | None, scale: tuple[float, float] | None
-) -> dict[str, Any]:
+def _options(image_column: str | None, score_column: str | None, label_scale: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if image_column:
         options["image_column"] = image_column
     if score_column:
         options["score_columns"] = [score_column]
-    if scale:
-        options["scale"] = tuple(scale)
+    if label_scale is not None:
+        options["scale"] = scale_of("--label-scale", label_scale)
     return options
 
 

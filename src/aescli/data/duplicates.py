@@ -56,11 +56,21 @@ def fingerprints(
     cache: an .npz file that keeps fingerprints by path, size and modification time; None = no cache. One
     that cannot be read or written is passed over: it only saves time.
     """
+    from aescli.data.images import ImageError
+
+    def fingerprint(i: int) -> tuple[str, np.uint64, np.ndarray] | None:
+        try:
+            return _fingerprint(paths[i])
+        except ImageError:
+            if unreadable is None:
+                raise
+            return None
+
     keys = [_key(path) for path in paths]
     known = _read_cache(cache) if cache else {}
     todo = [i for i, key in enumerate(keys) if key not in known]
     with ThreadPoolExecutor(workers or available_cpus()) as pool:
-        fresh = list(pool.map(lambda i: _fingerprint(paths[i], unreadable is None), todo))
+        fresh = list(pool.map(fingerprint, todo))
     failed = [i for i, found in zip(todo, fresh, strict=True) if found is None]
     known.update((keys[i], found) for i, found in zip(todo, fresh, strict=True) if found is not None)
     if cache and todo:
@@ -138,18 +148,13 @@ def _standardised(grey: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
-def _fingerprint(path: Path, strict: bool = True) -> tuple[str, np.uint64, np.ndarray] | None:
+def _fingerprint(path: Path) -> tuple[str, np.uint64, np.ndarray]:
     import cv2
 
     from aescli.data.hashing import content_hash, perceptual_hash
-    from aescli.data.images import ImageError, load_image
+    from aescli.data.images import load_image
 
-    try:
-        pixels = load_image(path, target=_SIDE).pixels
-    except ImageError:
-        if strict:
-            raise
-        return None
+    pixels = load_image(path, target=_SIDE).pixels
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return content_hash(path), perceptual_hash(pixels), grey.ravel()

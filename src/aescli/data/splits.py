@@ -157,7 +157,7 @@ def apportion(
     Groups are walked in the order of their mean score, shuffled within short runs, and each goes to the
     part that lacks most of its share so far. So every part gets its share at every height of the score,
     and sizes are off by no more than a group. The result depends on names, not on their order.
-    Raises ValueError for shares that are not positive or fewer groups than parts.
+    Raises ValueError for shares that are not positive, AesError for fewer groups than parts.
     """
     shares = np.asarray(shares, dtype=np.float64)
     if len(shares) < 2 or (shares <= 0).any():
@@ -171,7 +171,10 @@ def apportion(
     for i in sorted(range(n), key=lambda i: names[i]):
         members.setdefault(groups[i], []).append(i)
     if len(members) < len(shares):
-        raise ValueError(f"{n} images in {len(members)} groups cannot be split into {len(shares)} parts")
+        raise AesError(
+            f"{n} images in {len(members)} groups of near-duplicates cannot be split into {len(shares)} parts; "
+            "label more images"
+        )
     strata = [""] * n if strata is None else strata
     # The first name breaks ties of the mean score, so that the order of the input never matters.
     ordered = sorted(

@@ -1,6 +1,6 @@
-"""Two predictors on the same images: the difference of every metric, its interval and how likely chance alone is.
+"""Is it chance? Two predictors on the same images, and one predictor on several subgroups, by resampling.
 
-Knows arrays only. Both tests are paired: what is hard for one predictor mostly is hard for the other.
+Predictors are compared in pairs: what is hard for one mostly is hard for the other. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -94,6 +94,48 @@ def permutation_p(
         else:
             found[name] = float((1 + (known >= observed - _ROUNDING).sum()) / (1 + len(known)))
     return found
+
+
+def gap_p(
+    data: Predictions, groups: np.ndarray, permutations: int = 1_000, seed: int = 0
+) -> dict[str, float]:
+    """metric → p that groups of the same sizes, drawn at random, lie as far apart as these do at the most.
+
+    groups: (n,) number of each image's subgroup, 0 … G−1. The statistic is the largest difference between any two
+    groups, so that choosing the extreme pair is accounted for. p = (1 + permutations at least as extreme) /
+    (1 + permutations); permutations in which a group leaves the metric undefined compare the others. NaN where it
+    is not defined in two groups.
+    """
+    sizes = np.bincount(groups)
+    values: dict[str, list[np.ndarray]] = {}
+    for number, size in enumerate(sizes):
+        if size:
+            chosen = _memberships(groups, number, permutations, seed)
+            for name, found in weighted(data, chosen, int(size), permutations + 1).items():
+                values.setdefault(name, []).append(found)
+    result = {}
+    for name, found in values.items():
+        together = np.stack(found)  # (groups, permutations + 1)
+        known = (~np.isnan(together)).sum(axis=0) >= 2
+        if not known[0]:
+            result[name] = math.nan
+            continue
+        together = together[:, known]
+        spread = np.nanmax(together, axis=0) - np.nanmin(together, axis=0)
+        result[name] = float((spread >= spread[0] - _ROUNDING).mean())
+    return result
+
+
+def _memberships(groups: np.ndarray, number: int, permutations: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield (n, r) weights: 1 where the image is in the group. Column 0 is as it is; the same shuffles for all."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _CHUNK // len(groups))
+    for start in range(0, permutations + 1, block):
+        columns = min(block, permutations + 1 - start)
+        shuffled = rng.permuted(np.tile(groups, (columns, 1)), axis=1)
+        if start == 0:
+            shuffled[0] = groups
+        yield np.ascontiguousarray((shuffled == number).T, dtype=np.float64)
 
 
 def _coins(n: int, permutations: int, seed: int) -> Iterator[np.ndarray]:

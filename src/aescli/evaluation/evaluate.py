@@ -43,11 +43,12 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How far apart the subgroups are in one metric."""
+    """How far apart the subgroups are in one metric. p: of random groups of these sizes (`compare.gap_p`)."""
 
     value: float
     largest: str
     smallest: str
+    p: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Evaluation:
             "subsets": [subset(item, item.name == TRAINING) for item in self.subsets],
             "groups": [subset(item, False) for item in self.groups],
             "gaps": {
-                name: {"value": gap.value, "largest": gap.largest, "smallest": gap.smallest}
+                name: asdict(gap) | {"p": None if math.isnan(gap.p) else gap.p}
                 for name, gap in self.gaps.items()
             },
             "categories": [asdict(item) | {"metrics": _plain(item.metrics)} for item in self.categories],
@@ -179,6 +180,7 @@ def evaluate(
     import numpy as np
 
     from aescli.data.labels import category_cuts, class_cuts, good_above, map_scale
+    from aescli.evaluation.compare import gap_p
 
     everything = join(predicted, dataset)
     joined = everything if keep is None else everything.within(dataset, keep)
@@ -230,17 +232,18 @@ def evaluate(
     if len(dirty):
         subsets.append(subset(TRAINING, dirty))
     main = clean if len(clean) else dirty
-    groups = []
+    groups, chance = [], {}
     if group_by:
         group_by, values = group_values(samples, group_by)
-        for value in sorted({values[i] for i in main}):
-            members = np.array([i for i in main if values[i] == value])
-            groups.append(subset(f"{group_by}={value}", members))
+        known, numbers = np.unique([values[i] for i in main], return_inverse=True)
+        groups = [subset(f"{group_by}={value}", main[numbers == k]) for k, value in enumerate(known)]
+        if resamples and len(groups) > 1:
+            chance = gap_p(data.subset(main), numbers, min(resamples, 1_000), seed)
     whole = subsets[0].data
     bounds = map_scale(category_cuts(dataset.name, dataset.scale), dataset.scale, scale).tolist()
     result = Evaluation(
         dataset=dataset, predictions=predicted.source, scale=scale, cuts=cuts, above=above, subsets=subsets,
-        groups=groups, gaps=_gaps(groups), joined=joined,
+        groups=groups, gaps=_gaps(groups, chance), joined=joined,
         categories=by_category(whole, bounds, scale, resamples, seed),
         notes=notes, overlap_checked=overlap is not None,
     )  # fmt: skip
@@ -356,14 +359,14 @@ def group_values(samples: Sequence[Sample], name: str) -> tuple[str, list[str]]:
     return spelt, ["(none)" if value in (None, "") else str(value) for value in columns[spelt]]
 
 
-def _gaps(groups: Sequence[Subset]) -> dict[str, Gap]:
+def _gaps(groups: Sequence[Subset], chance: dict[str, float]) -> dict[str, Gap]:
     from aescli.evaluation.metrics import largest_gap
 
     gaps = {}
     for name in METRICS:
         found = largest_gap({g.name: g.metrics[name].value for g in groups if name in g.metrics})
         if found is not None:
-            gaps[name] = Gap(*found)
+            gaps[name] = Gap(*found, chance.get(name, math.nan))
     return gaps
 
 

@@ -56,7 +56,7 @@ def as_csv(evaluation: Evaluation) -> str:
         for metric, estimate in metrics.items():
             row(name, n, metric, estimate.value, estimate.low, estimate.high)
     for metric, gap in evaluation.gaps.items():
-        row(f"gap: {gap.largest} - {gap.smallest}", "", metric, gap.value)
+        row(f"gap: {gap.largest} - {gap.smallest}", "", metric, gap.value, math.nan, math.nan, gap.p)
     if (other := evaluation.comparison) is not None:
         for metric, d in other.differences.items():
             row(f"difference to {other.against}", other.n, metric, d.value, d.low, d.high, d.p)
@@ -148,6 +148,8 @@ def _group_table(evaluation: Evaluation):
         gaps = [evaluation.gaps.get(name) for name in names]
         table.add_section()
         table.add_row("largest gap", "", *("" if gap is None else f"{gap.value:.3f}" for gap in gaps))
+        if not all(gap is None or math.isnan(gap.p) for gap in gaps):
+            table.add_row("p by chance", "", *("" if gap is None else f"{gap.p:.3f}" for gap in gaps))
     return table
 
 

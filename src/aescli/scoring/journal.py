@@ -263,7 +263,7 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:
         errno.EACCES: f"no permission to write in {folder}; give another --out",
         errno.EPERM: f"no permission to write in {folder}; give another --out",
         errno.EROFS: f"{folder} is on a read-only file system; give another --out",
-        errno.EISDIR: "it is a folder; give a file name",
+        errno.EISDIR: "it or its journal is a folder; give another file name",
         errno.ENAMETOOLONG: "the name is too long for this system; give a shorter --out",
         errno.ENOSPC: "no space left on the device; make room and run again with --resume",
         errno.EDQUOT: "the disk quota is used up; make room and run again with --resume",

@@ -53,7 +53,7 @@ def describe_model(preset: Preset) -> list[str]:
     """Lines for a person: parameters and forward cost."""
     from dataclasses import asdict, replace
 
-    encoder = replace(preset.model.encoder, pretrained=False, weights=None)
+    encoder = replace(preset.model.encoder, pretrained=False)  # nothing is fetched; a file given is loaded
     model = build_model(
         {"architecture": preset.architecture, "model": asdict(replace(preset.model, encoder=encoder))}
     )

@@ -99,7 +99,7 @@ def test_the_figures_say_what_was_measured(result, folder):
     right = [int(((data.true_class == k) & (data.pred_class == k)).sum()) for k in range(4)]
     found = re.findall(r"\b\d+\b", words("confusion"))
     assert all(str(n) in found for n in right)
-    assert "place=north & south (20)" in words("groups")
+    assert "north & south (20)" in words("groups")
     assert "3 folds or repeats" in words("repeats")
     assert "composition" in words("attributes")
 
@@ -199,7 +199,7 @@ def test_without_matplotlib_the_extra_is_named(result, tmp_path, monkeypatch):
 
 MEASURE = """
 const frame = document.querySelector("iframe"), view = frame.contentWindow, page = frame.contentDocument;
-const box = e => e.getBoundingClientRect(), found = {cut: [], overlap: [], faint: []};
+const box = e => e.getBoundingClientRect(), found = {cut: [], overlap: [], faint: [], smallest: 99};
 function light(rgb) {
   const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number).map(v => v / 255)
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -219,6 +219,8 @@ for (const svg of page.querySelectorAll("figure svg")) {
       if (w > 2 && h > 0.35 * Math.min(b.height, boxes[j].height) && !/rotate\\((?!-?0[ )]|-?90)/.test(t.outerHTML))
         found.overlap.push(label + " / " + texts[j].textContent);
     }
+    found.smallest = Math.min(found.smallest, parseFloat(view.getComputedStyle(t).fontSize) * t.getScreenCTM().a
+      || found.smallest);
     const ink = light(view.getComputedStyle(t).fill);
     const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
     if (contrast < 4.5) found.faint.push(label + " " + contrast.toFixed(1));
@@ -267,5 +269,24 @@ def test_a_browser_shows_every_label_whole_and_readable(folder, tmp_path, width,
     assert found["cut"] == []
     assert found["overlap"] == []
     assert found["faint"] == []
+    assert found["smallest"] >= 6.5, "CSS pixels"
     assert found["columns"] == (1 if width == 360 else 2)
     assert found["background"] == ("rgb(17, 21, 27)" if dark else "rgb(245, 247, 250)")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_images_and_constant_predictions_make_a_report_too(tmp_path, count):
+    names = [f"{'a long name of a group ' * 3}{i}" for i in range(count)]
+    rows = "".join(f"{i}.jpg,{1 + i % 5},{name}\n" for i, name in enumerate(names))
+    (tmp_path / "labels.csv").write_text("image,score,where\n" + rows)
+    dataset = read_dataset("csv", tmp_path / "labels.csv", match_images=False, scale=(1, 5))
+    constant = PredictedRows("constant", [PredictedRow(f"{i}.jpg", 3.0) for i in range(count)], (1.0, 5.0))
+    result = evaluate(constant, dataset, group_by="where", resamples=20)
+    page = write_report(result, tmp_path / "out", repeats=[])
+    write_report(result, tmp_path / "again", repeats=[tmp_path / "out"])
+    assert (
+        "nan"
+        not in page.read_text().replace("-nan", "").lower().split("<body>")[1].split('class="figures"')[0]
+    )
+    assert (tmp_path / "again" / "repeats.png").is_file()

@@ -102,7 +102,7 @@ def read(
     if scale is None:
         low, high = dataset.scale
         dataset.notes.notes.append(
-            f"scale {low:g} to {high:g} assumed from the scores; declare it with --scale"
+            f"scale {low:g} to {high:g} assumed from the scores; declare it with --label-scale"
         )
     return dataset
 

@@ -41,7 +41,8 @@ def expert_counter(model: str | None, task: str) -> ExpertCounter | None:
     from aescli.evaluation.utilisation import ExpertCounter
 
     checkpoint = _checkpoint(model, task)
-    same = None if checkpoint is None else getattr(checkpoint.model.config, "same", None)
+    config = None if checkpoint is None else getattr(checkpoint.model, "config", None)
+    same = getattr(config, "same", None)
     return None if same is None else ExpertCounter(same.top_k)
 
 

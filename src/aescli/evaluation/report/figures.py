@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from aescli.evaluation.utilisation import Utilisation
 
 Scale = tuple[float, float]
+WIDTH = 4.5  # inches: at a phone's width the page then shows the text at its own size
 
 
 def confusion_matrix(counts: np.ndarray) -> Figure:
     """counts (K, K): row = true class (MoMamba Figs. 9, 11). Shaded by the share of the true class."""
     k = len(counts)
-    figure = new_figure(0.75 * k + 1.1, 0.75 * k + 0.8)
+    figure = new_figure(0.68 * k + 0.9, 0.68 * k + 0.7)
     axes = figure.add_subplot()
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -53,7 +54,7 @@ def confusion_matrix(counts: np.ndarray) -> Figure:
 
 def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale) -> Figure:
     """Predicted against true score with marginal histograms, and the residuals (MoMamba Figs. 10, 12)."""
-    figure = new_figure(5.4, 6.3)
+    figure = new_figure(WIDTH, 5.3)
     grid = figure.add_gridspec(3, 2, width_ratios=(4, 1), height_ratios=(1, 4, 1.7))
     main = figure.add_subplot(grid[1, 0])
     top = figure.add_subplot(grid[0, 0], sharex=main)
@@ -65,8 +66,9 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
     furthest = max(float(np.abs(p.pred - p.true).max()) for _, p in parts) or 1.0
     for name, part in parts:
         colour, error = PALETTE[name], part.pred - part.true
-        few = 1 if len(part) < 300 else 0.6  # many points must not hide each other
-        size, alpha = (6 / few, 0.4 * few) if name == "train" else (8 / few, 0.85 * few)
+        many = len(part) > 300  # points must not hide each other
+        sizes = {"train": (4, 0.25), "test": (6, 0.5)} if many else {"train": (8, 0.4), "test": (10, 0.85)}
+        size, alpha = sizes[name]
         label = f"{name}, n = {len(part)}, RMSE {np.sqrt((error**2).mean()):.3f}"
         dots = {"s": size, "alpha": alpha, "color": colour, "linewidths": 0, "rasterized": True}
         main.scatter(part.true, part.pred, label=label, **dots)
@@ -92,7 +94,7 @@ def prediction_truth(test: Predictions, train: Predictions | None, scale: Scale)
 def score_distributions(test: Predictions, train: Predictions | None, scale: Scale) -> Figure:
     """How often each score is given: true filled, predicted as a line, for each part."""
     parts = [("test", test)] + ([("train", train)] if train is not None else [])
-    figure = new_figure(5.2, 2.4 * len(parts) + 0.4)
+    figure = new_figure(WIDTH, 2.1 * len(parts) + 0.4)
     bins = np.linspace(*scale, 41)
     first = None
     for number, (name, part) in enumerate(parts):
@@ -111,7 +113,7 @@ def score_distributions(test: Predictions, train: Predictions | None, scale: Sca
 
 def expert_utilisation(tasks: Mapping[str, Utilisation]) -> Figure:
     """Mean routing probability of each expert and the share of images that keep it, per task."""
-    figure = new_figure(5.2, 2.3 * len(tasks) + 0.5)
+    figure = new_figure(WIDTH, 2.1 * len(tasks) + 0.5)
     for number, (task, use) in enumerate(tasks.items()):
         axes = figure.add_subplot(len(tasks), 1, number + 1)
         where = np.arange(1, len(use.probability) + 1)
@@ -137,7 +139,7 @@ def label_distribution(scores: np.ndarray, scale: Scale, cuts: Sequence[float]) 
     """Histogram of the labels with the class boundaries, and images per class (MoMamba Figs. 6, 7)."""
     from aescli.data.labels import score_to_class
 
-    figure = new_figure(5.2, 4.6)
+    figure = new_figure(WIDTH, 4.2)
     above, below = figure.subplots(2, 1)
     above.hist(scores, bins=np.linspace(*scale, 41), color=PALETTE["accent"], alpha=0.8)
     for cut in cuts:
@@ -155,7 +157,7 @@ def label_distribution(scores: np.ndarray, scale: Scale, cuts: Sequence[float]) 
 
 def category_shares(attributes: Mapping[str, np.ndarray]) -> Figure:
     """Share of each scale category, a bar for each attribute (AesMamba Fig. 2). name → counts (C,)."""
-    figure = new_figure(5.4, 0.42 * len(attributes) + 1.1)
+    figure = new_figure(WIDTH, 0.42 * len(attributes) + 1.1)
     axes = figure.add_subplot()
     most = max(len(counts) for counts in attributes.values())
     for row, counts in enumerate(attributes.values()):
@@ -169,7 +171,7 @@ def category_shares(attributes: Mapping[str, np.ndarray]) -> Figure:
                 axes.text(left + share / 2, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=7)
             left += share
     axes.set(xlim=(0, 1), ylim=(len(attributes) - 0.5, -0.5))
-    axes.set_yticks(range(len(attributes)), list(attributes))
+    axes.set_yticks(range(len(attributes)), [_short(name) for name in attributes])
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.grid(False)
     axes.spines["left"].set_visible(False)
@@ -181,7 +183,7 @@ def category_shares(attributes: Mapping[str, np.ndarray]) -> Figure:
 
 def category_correlations(categories: Sequence[Category]) -> Figure:
     """SRCC inside each scale category with its interval, and the mean error (AesMamba Fig. 7's quantity)."""
-    figure = new_figure(5.2, 4.4)
+    figure = new_figure(WIDTH, 4.0)
     above, below = figure.subplots(2, 1, sharex=True)
     where = np.arange(len(categories))
     _points(above, where, [c.metrics["SRCC"] for c in categories], PALETTE["train"])
@@ -199,17 +201,18 @@ def category_correlations(categories: Sequence[Category]) -> Figure:
 
 
 def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", "SRCC", "MAE")) -> Figure:
-    """A metric's value and interval in each subgroup, a panel for each metric."""
+    """A metric's value and interval in each of the (at most 30) largest subgroups, a panel for each metric."""
+    groups = sorted(sorted(groups, key=lambda g: -g.n)[:30], key=lambda g: g.name)
     named = [m for m in metrics if any(m in g.metrics for g in groups)]
-    figure = new_figure(5.6, 0.3 * len(groups) + 1.1)
+    figure = new_figure(WIDTH, 0.3 * len(groups) + 1.1)
     panels = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, named, strict=True):
         for row, group in enumerate(groups):
             estimate = group.metrics[metric]
             axes.plot([estimate.low, estimate.high], [row, row], color=PALETTE["train"], linewidth=1.6)
-            axes.plot([estimate.value], [row], "o", color=PALETTE["train"], markersize=5)
+            axes.plot([estimate.value], [row], "o", color=PALETTE["train"], markersize=4.5)
         axes.set_title(metric, loc="left")
-        axes.set_yticks(range(len(groups)), [f"{g.name} ({g.n})" for g in groups])
+        axes.set_yticks(range(len(groups)), [f"{_short(g.name)} ({g.n})" for g in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=3)
     return figure
@@ -217,7 +220,7 @@ def group_estimates(groups: Sequence[Subset], metrics: Sequence[str] = ("PLCC", 
 
 def box_plots(metrics: Mapping[str, Sequence[float]], what: str = "repeats") -> Figure:
     """The spread of each metric over repeats or folds, a point for each (AesMamba Fig. 1)."""
-    figure = new_figure(5.4, 3.2)
+    figure = new_figure(WIDTH, 3.0)
     axes = figure.add_subplot()
     known = {name: np.asarray(values, float) for name, values in metrics.items()}
     known = {name: values[~np.isnan(values)] for name, values in known.items()}
@@ -250,6 +253,12 @@ def _rectangle(corner: tuple[float, float], **style):
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, **style)
+
+
+def _short(group: str, most: int = 16) -> str:
+    """The value of "column=value", cut to what a figure has room for."""
+    value = group.partition("=")[2] or group
+    return value if len(value) <= most else value[: most - 1] + "…"
 
 
 def _wider(scale: Scale) -> Scale:

@@ -159,7 +159,10 @@ def _groups(evaluation: Evaluation) -> str:
     ]
     gaps = [evaluation.gaps.get(name) for name in names]
     rows.append(["largest gap", "", *("" if gap is None else f"{gap.value:.3f}" for gap in gaps)])
-    return _table(["group", "n", *(LABELS.get(n, n) for n in names)], rows)
+    if not all(gap is None or math.isnan(gap.p) for gap in gaps):
+        rows.append(["p by chance", "", *("" if gap is None else f"{gap.p:.3f}" for gap in gaps)])
+    note = '<p class="muted">p: how often random groups of these sizes lie as far apart.</p>'
+    return _table(["group", "n", *(LABELS.get(n, n) for n in names)], rows) + note
 
 
 def _categories(evaluation: Evaluation) -> str:
@@ -263,6 +266,8 @@ tbody tr:last-child td { border-bottom: none; }
   td .what { display: none; }
   td .range { display: block; }
   td br { display: none; }
+  main { padding: 12px 8px 40px; }
+  section { padding: 12px 10px; }
 }
 .figures { columns: 2 430px; column-gap: 30px; }
 figure { margin: 0; min-width: 0; }

@@ -93,5 +93,5 @@ def for_page(svg: str, name: str) -> str:
     for colour, value in PALETTE.items():
         svg = svg.replace(value, f"var(--{colour})")
     width = float(re.search(r'width="([\d.]+)pt"', svg)[1])
-    head = f'<svg role="img" style="width:100%;max-width:{width * 1.5:.0f}px;height:auto"'
+    head = f'<svg role="img" style="width:100%;max-width:{width * 1.6:.0f}px;height:auto"'
     return re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2).replace("<svg", head, 1)
