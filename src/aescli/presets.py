@@ -6,7 +6,7 @@ Knows the config types; knows nothing about data, devices or what a run does.
 
 import contextlib
 import difflib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -86,6 +86,13 @@ def load_preset(spec: str, changes: list[str] | None = None) -> Preset:
         _apply(values, change)
     values.setdefault("name", path.stem)
     return parse_preset(values, str(spec))
+
+
+def heads_for(preset: Preset, sets: int) -> Preset:
+    """A preset with a score head for each of several data sets, given a single one, keeps one head."""
+    if len(getattr(preset.model, "score_heads", ("",))) > 1 and sets == 1:
+        return replace(preset, model=replace(preset.model, score_heads=("",), score_weights=None))
+    return preset
 
 
 def parse_preset(values: dict[str, Any], where: str) -> Preset:

@@ -114,3 +114,19 @@ def test_load_balance_is_zero_for_equal_shares_and_grows_with_imbalance():
     assert load_balance(torch.full((4, 5), 0.2)).item() == pytest.approx(0, abs=1e-9)
     one_hot = torch.eye(5)[:1].repeat(4, 1)
     assert load_balance(one_hot).item() == pytest.approx(4.0)  # CV² of (1, 0, 0, 0, 0): var .16 / mean² .04
+
+
+def test_without_attention_each_task_is_shared_map_experts_and_its_own_low_rank_map():
+    module, x = _module(attention=False), torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    maps, routing = module(x)
+    for task in TASKS:
+        gates, _ = module.routers[task](x)
+        mixed = module.norms[task](
+            module.experts_up(module.experts_down(x) * gates[:, module.owner, None, None])
+        )
+        expected = module.base(x) + mixed + module.task_experts[task](x)
+        torch.testing.assert_close(maps[task], expected)
+    assert set(routing) == set(TASKS)
+    assert not any(name.startswith(("hssd", "attention")) for name, _ in module.named_parameters())
+    lora = StateAwareMixtureOfExperts(8, TASKS, SAMEConfig(experts=0, task_rank=4, attention=False))
+    assert sum(p.numel() for p in lora.parameters()) == 8 * 8 * 9 + 8 + 2 * (4 * 8 * 9 + 8 * 4)

@@ -21,6 +21,7 @@ from aescli.errors import AesError, UsageError
 COMMANDS = {
     "train": ("aescli.cli.train:train", "Train a model on labelled images."),
     "score": ("aescli.cli.score:score", "Score photos: a row per image or face."),
+    "ablate": ("aescli.cli.ablate:ablate", "Make a table of the papers: train and test its variants."),
     "eval": ("aescli.cli.eval:evaluate", "Measure how well scores agree with labels."),
     "personalize": ("aescli.cli.personalize:personalize", "Learn one person's taste from a few ratings."),
 }

@@ -116,7 +116,7 @@ def train(
     if all_data and (fold is not None or split):
         raise UsageError("--all-data keeps no test set: leave out --fold and --split, or --all-data itself")
 
-    from aescli.presets import load_preset
+    from aescli.presets import heads_for, load_preset
     from aescli.runtime import keep_freed_memory
 
     keep_freed_memory(one_arena=True)
@@ -125,7 +125,7 @@ def train(
         edits.append(f"model.encoder.weights={initial}")
     chosen = load_preset(preset, edits)
     sources = data or []
-    chosen = _with_heads_for(chosen, sources)
+    chosen = heads_for(chosen, len(sources))
     if dry_run:
         _dry_run(chosen, sources, unlabelled or [], images, fold, split or [], all_data, options)
         return
@@ -149,16 +149,6 @@ def _options(image_column: str | None, score_column: str | None, label_scale: st
     if label_scale is not None:
         options["scale"] = scale_of("--label-scale", label_scale)
     return options
-
-
-def _with_heads_for(preset: Any, sources: list[Path]) -> Any:
-    """A preset for several data sets, given fewer, keeps only the heads that have data."""
-    from dataclasses import replace
-
-    heads = getattr(preset.model, "score_heads", ("",))
-    if len(heads) > 1 and len(sources) == 1:
-        return replace(preset, model=replace(preset.model, score_heads=("",), score_weights=None))
-    return preset
 
 
 def _refuse_used(out: Path, resume: bool) -> None:

@@ -16,8 +16,9 @@ class SAMEConfig:
     """The module's sizes; the defaults are the paper's where it states them (§3.3, §4.5).
 
     states: N of the HSSD. state_axis: over which axis A is normalised. experts: K, 0 builds no experts and no
-    router. Expert i has rank rank_min + rank_step·i. top_k: experts kept per sample. residual: add F_t to the
-    cross-attention's output (off is the paper's formula).
+    router. Expert i has rank rank_min + rank_step·i. top_k: experts kept per sample. attention: off gives F_t
+    itself, without HSSD and cross-attention; with no experts this is a shared and a low-rank map for each task, as in
+    MTLoRA. residual: add F_t to the cross-attention's output (off is the paper's formula).
     """
 
     states: int = 49
@@ -28,6 +29,7 @@ class SAMEConfig:
     top_k: int = 4
     task_rank: int = 64
     heads: int = 8
+    attention: bool = True
     dropout: float = 0.1
     residual: bool = True
 
@@ -124,7 +126,7 @@ class StateAwareMixtureOfExperts(nn.Module):
         super().__init__()
         self.config = config = config or SAMEConfig()
         self.tasks = tuple(tasks)
-        self.hssd = HSSD(channels, config.states, config.state_axis)
+        self.hssd = HSSD(channels, config.states, config.state_axis) if config.attention else None
         self.base = nn.Conv2d(channels, channels, 3, padding=1)
         if config.experts:
             total = sum(config.ranks)
@@ -137,12 +139,13 @@ class StateAwareMixtureOfExperts(nn.Module):
             owner = torch.repeat_interleave(torch.arange(config.experts), torch.tensor(config.ranks))
             self.register_buffer("owner", owner, persistent=False)  # expert of each rank channel
         self.task_experts = nn.ModuleDict({t: LowRankConv(channels, config.task_rank) for t in self.tasks})
-        self.attention = nn.ModuleDict(
-            {t: CrossAttention(channels, config.heads, config.dropout) for t in self.tasks}
-        )
+        if config.attention:
+            self.attention = nn.ModuleDict(
+                {t: CrossAttention(channels, config.heads, config.dropout) for t in self.tasks}
+            )
 
     def forward(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        guide = self.hssd(x)
+        guide = None if self.hssd is None else self.hssd(x)
         base = self.base(x)
         low_rank = self.experts_down(x) if self.config.experts else None
         outputs, routing = {}, {}
@@ -152,8 +155,10 @@ class StateAwareMixtureOfExperts(nn.Module):
                 gates, routing[task] = self.routers[task](x)
                 gated = low_rank * gates[:, self.owner, None, None]
                 features = features + self.norms[task](self.experts_up(gated))
-            attended = self.attention[task](guide, features)
-            outputs[task] = attended + features if self.config.residual else attended
+            outputs[task] = features
+            if guide is not None:
+                attended = self.attention[task](guide, features)
+                outputs[task] = attended + features if self.config.residual else attended
         return outputs, routing
 
 

@@ -64,7 +64,11 @@ class Trainer:
         device: torch.device,
         log: Callable[[str], None] = print,
         group: Group | None = None,
+        *,
+        keep_state: bool = True,
     ) -> None:
+        """keep_state: off writes nothing to `out`, for trainings of seconds that need no resuming."""
+        self.keep_state = keep_state
         self.model, self.source, self.config, self.out, self.log = model, source, config, out, log
         self.group = group or Group()
         self.batch_size = max(1, config.batch_size // self.group.size)
@@ -124,7 +128,7 @@ class Trainer:
                 "seconds": round(time.monotonic() - start, 1),
             }
             self.history.append(record)
-            if self.group.first:
+            if self.group.first and self.keep_state:
                 self._save(record)
             self.log(
                 " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
