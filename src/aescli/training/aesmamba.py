@@ -5,6 +5,7 @@ Composes loss, categories and texts. Knows presets and samples; knows nothing ab
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +192,37 @@ def _targets(
         raise UsageError(
             f"train.distil: encoder.weights must hold a classifier fc of {attribute.outputs} ratings; there is none"
         )
-    pooled = torch.from_numpy(pooled_clean(model.encoder, pictures, device, features)).to(device)
+    # Of all rated pictures, test ones too, so that folds share the features; what is fitted sees `train` only.
+    rated = np.array([i for i, s in enumerate(samples) if np.isfinite(s.score)])
+    mine = pictures.part(rated)
+    fitted = np.isin(rated, train)
+    pooled = torch.from_numpy(pooled_clean(model.encoder, mine, device, features)).to(device)
     with torch.inference_mode():
         answers = model.skips(pooled).softmax(1).cpu()
-    scores = torch.tensor([s.score for s in samples])
-    fitted = torch.zeros(len(samples), dtype=torch.bool)
-    fitted[torch.as_tensor(np.asarray(train))] = True
-    rated = np.flatnonzero((fitted & scores.isfinite()).numpy())
+    scores = torch.tensor([s.score for s in mine.samples])
     if config.opinions:
-        head = torch.zeros(len(samples), dtype=torch.long)
-        targets = Targets(scores, torch.tensor([s.noise for s in samples]), head)
+        targets = Targets.of(mine.samples)
+        targets = replace(targets, head=torch.zeros_like(targets.head))
         noise = preset.train.loss.rater_noise
         opinions = teach(
-            preset.train.teacher, model.encoder, pictures, targets, rated, 1, noise, device, features, log
+            preset.train.teacher,
+            model.encoder,
+            mine,
+            targets,
+            np.flatnonzero(fitted),
+            1,
+            noise,
+            device,
+            features,
+            log,
         )[:, 0]
         scores = torch.where(opinions.isfinite(), scores.lerp(opinions, config.opinions), scores)
-    return calibrated(scores, answers, fitted, torch.tensor(attribute.bin_values), config.spread)
+    bins = torch.tensor(attribute.bin_values)
+    out = torch.full((len(samples), attribute.outputs), torch.nan)
+    out[torch.from_numpy(rated)] = calibrated(
+        scores, answers, torch.from_numpy(fitted), bins, config.spread
+    ).float()
+    return out
 
 
 def test_metrics(

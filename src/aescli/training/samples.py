@@ -143,6 +143,12 @@ class Pictures:
         other.preprocessing = preprocessing
         return other
 
+    def part(self, indices: Sequence[int]) -> "Pictures":
+        """Some of the pictures, in that order, with the same faces."""
+        other = copy.copy(self)
+        other.samples = [self.samples[i] for i in indices]
+        return other
+
     def _load(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = load_image(path, 2 * self.preprocessing.size).pixels
         landmarks = self._faces.get(path)
