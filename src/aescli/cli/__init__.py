@@ -21,6 +21,7 @@ from aescli.errors import AesError, UsageError
 COMMANDS = {
     "train": ("aescli.cli.train:train", "Train a model on labelled images."),
     "score": ("aescli.cli.score:score", "Score photos: a row per image or face."),
+    "export": ("aescli.cli.export:export", "Export a model as ONNX, torch.export or safetensors."),
     "eval": ("aescli.cli.eval:evaluate", "Measure how well scores agree with labels."),
 }
 """name → (module:function, one line for `aes --help`). A command's help is the function's docstring."""

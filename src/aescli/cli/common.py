@@ -51,7 +51,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|PATH",
-        help="A bundled model or a checkpoint folder (default: the task's bundled model).",
+        help="A bundled model, a checkpoint folder, or a file of aes export (default: the task's bundled model).",
         show_default=False,
     ),
 ]

@@ -276,7 +276,8 @@ def _predict(
     from aescli.data.duplicates import default_cache
     from aescli.evaluation.evaluate import predict
     from aescli.evaluation.overlap import find_overlap
-    from aescli.models.checkpoint import DEFAULT_MODELS, TRAINING_IMAGES, resolve
+    from aescli.models.checkpoint import DEFAULT_MODELS, TRAINING_IMAGES
+    from aescli.models.exported import model_folder
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import load_predictor
 
@@ -292,7 +293,7 @@ def _predict(
             workers=count(workers, available_cpus()),
             step=step,
         )
-    hashes = resolve(spec) / TRAINING_IMAGES
+    hashes = model_folder(spec) / TRAINING_IMAGES
     if not hashes.is_file():
         return predicted, predictor.cuts or None, None
     tokens = hashes.read_text(encoding="ascii").split()

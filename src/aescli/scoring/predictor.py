@@ -15,6 +15,8 @@ import numpy as np
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -128,9 +130,12 @@ class TorchPredictor:
         chosen = output.score if self._head is None else output.head_scores[:, self._head]
         # A prediction a little beyond the scale's end means its end.
         scores = chosen.double().clamp(*self.scale).cpu().numpy()
-        if output.logits is None:
+        probabilities = getattr(output, "probabilities", None)
+        if probabilities is None and getattr(output, "logits", None) is not None:
+            probabilities = output.logits.double().softmax(-1)
+        if probabilities is None:
             return Prediction(scores, np.empty((len(scores), 0)))
-        return Prediction(scores, output.logits.double().softmax(-1).cpu().numpy())
+        return Prediction(scores, probabilities.double().cpu().numpy())
 
     def _release(self) -> None:
         import torch
@@ -159,13 +164,14 @@ def load_predictor(
     dtype: str = "auto",
     raters: str | None = None,
 ) -> Predictor:
-    """The predictor for `--model` (a bundled model's name, a preset, a checkpoint folder) or the task's
+    """The predictor for `--model` (a bundled model's name, a checkpoint folder, an exported file) or the task's
     bundled one.
 
     raters: the training set whose raters' score head answers; None = the model's mixture of its heads.
     Imports torch. Raises AesError where there is no such model, or it is for another task or device.
     """
     from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
+    from aescli.models.exported import exported_file, load_program
 
     spec = model or DEFAULT_MODELS.get(task)
     if spec is None:
@@ -173,21 +179,37 @@ def load_predictor(
             f"there is no bundled model for --task {task} yet; give one with --model (a checkpoint folder), "
             f"or use --task {' or '.join(DEFAULT_MODELS)}"
         )
+    file = exported_file(model)
+    if file is not None and file.suffix == ".onnx":
+        return _onnx_predictor(file, task, device, dtype, raters)
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
-    checkpoint = load_checkpoint(spec, device="cpu")
-    if checkpoint.card.task != task:
-        raise AesError(
-            f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
-        )
-    return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint, raters, spec))
+    checkpoint = load_checkpoint(spec, device="cpu") if file is None else load_program(file, chosen)
+    _check_task(checkpoint.card.task, task, spec)
+    return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint.config, raters, spec))
 
 
-def _head_of(checkpoint: Any, raters: str | None, spec: str) -> int | None:
+def _onnx_predictor(file: Path, task: str, device: str, dtype: str, raters: str | None) -> Predictor:
+    from aescli.scoring.onnx_predictor import OnnxPredictor
+
+    predictor = OnnxPredictor(file, device=device, dtype=dtype)
+    _check_task(predictor.task, task, str(file))
+    head = _head_of(predictor.description.config, raters, str(file))
+    if head is not None:
+        predictor.answer_with(head)
+    return predictor
+
+
+def _check_task(own: str, wanted: str, spec: str) -> None:
+    if own != wanted:
+        raise AesError(f"the model {spec} is for --task {own}, not --task {wanted}; give the matching one")
+
+
+def _head_of(config: dict[str, Any], raters: str | None, spec: str) -> int | None:
     """The index of the score head that was trained on the data set `raters`; None for the model's mixture."""
     if raters is None:
         return None
-    heads = checkpoint.config.get("model", {}).get("score_heads", [])
+    heads = config.get("model", {}).get("score_heads", [])
     if not raters or raters not in heads:
         known = ", ".join(name for name in heads if name) or "none, it has one score head"
         raise UsageError(f"--raters {raters}: the model {spec} knows no such raters; it knows: {known}")
