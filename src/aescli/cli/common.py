@@ -90,7 +90,8 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where the model runs; auto takes a GPU if there is one (default: auto).",
+        help="Where the model runs; auto takes a GPU if there is one; several, such as cuda:0,cuda:1, work in a "
+        "process each (default: auto).",
         show_default=False,
     ),
 ]

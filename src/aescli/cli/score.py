@@ -29,7 +29,14 @@ from aescli.cli.common import (
     note,
     progress,
 )
-from aescli.cli.score_options import CopyToOption, GalleryOption, LinkToOption, WhereOption, XmpOption
+from aescli.cli.score_options import (
+    CopyToOption,
+    GalleryOption,
+    LinkToOption,
+    ShardOption,
+    WhereOption,
+    XmpOption,
+)
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
@@ -129,6 +136,7 @@ def score(
     link_to: LinkToOption = None,
     xmp: XmpOption = False,
     gallery: GalleryOption = None,
+    shard: ShardOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -174,6 +182,7 @@ def score(
 
     from aescli.data.finding import find_images, printable
     from aescli.scoring import predictor as predictors
+    from aescli.scoring import shards
     from aescli.scoring.output import FileOutput
     from aescli.scoring.rows import Layout
     from aescli.scoring.run import run
@@ -186,6 +195,8 @@ def score(
     if kind == "parquet":
         require_parquet()
     images = find_images(paths)
+    if shard is not None:
+        images = shards.shard(images, *shards.parse_shard(shard))
     predictor = predictors.load_predictor(
         model, task=task.value, device=device, dtype=dtype.value, raters=raters
     )
@@ -198,6 +209,8 @@ def score(
     picks = Picks(layout, where=where, copy_to=copy_to, link_to=link_to, xmp=xmp)
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
+    if shard is not None:
+        options["--shard"] = shard
     if not predictor.preprocessing.faces:
         if faces not in (Faces.auto, Faces.none):
             raise UsageError(
@@ -248,6 +261,9 @@ def score(
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     for line in picks.report():
         note(f"aes: {line}", quiet=quiet)
+    if shard is not None and not summary.images:
+        note(f"aes: part {shard} has no images; nothing was written", quiet=quiet)
+        return
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
     if picks.failure():
         raise AesError(picks.failure())

@@ -52,3 +52,11 @@ XmpOption = Annotated[
         "sidecars stay (default: off).",
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    _option(
+        "--shard",
+        metavar="K/N",
+        help="Only the K-th of N parts, for the jobs of an array; parts are told by the path (default: all).",
+    ),
+]

@@ -7,6 +7,7 @@ faces or rows.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,8 +35,8 @@ class Predictor(Protocol):
 
     scale: the score's range. classes: K, 0 for a model without class probabilities. cuts: the scores at which
     the classes change. digest: identifies the weights. preprocessing: size, faces, eye_mouth, eye_y.
-    concurrency: how many threads may call `predict` at once with profit. batch_size: a good one for this
-    device.
+    concurrency: how many threads may call `predict` at once with profit; `remote`, where it is set, says that such
+    a thread only waits for another process. batch_size: a good one for this device.
     """
 
     task: str
@@ -167,9 +168,16 @@ def load_predictor(
     """The predictor for `--model` (a bundled model's name, a checkpoint folder, an exported file) or the task's
     bundled one.
 
-    raters: the training set whose raters' score head answers; None = the model's mixture of its heads.
-    Imports torch. Raises AesError where there is no such model, or it is for another task or device.
+    device: several, with commas between them, work in a process each. raters: the training set whose raters'
+    score head answers; None = the model's mixture of its heads. Imports torch, unless there are several devices.
+    Raises AesError where there is no such model, or it is for another task or device.
     """
+    if "," in device:
+        from aescli.scoring.devices import DevicePool
+
+        each = functools.partial(load_predictor, model, task=task, dtype=dtype, raters=raters)
+        return DevicePool([name.strip() for name in device.split(",")], each)
+
     from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
     from aescli.models.exported import exported_file, load_program
 
@@ -224,7 +232,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if "," in name:
-        raise UsageError(f"--device {name}: one run uses one device; start one run per device")
+        raise UsageError(f"--device {name}: one device is wanted here")
     try:
         device = torch.device(name)
     except RuntimeError as error:
