@@ -174,10 +174,11 @@ def test_beyond_the_tolerance_nothing_is_written(checkpoint, onnx_folder, tmp_pa
 def test_int8_is_smaller_and_ranks_alike(checkpoint, tmp_path, crops, monkeypatch):
     monkeypatch.setattr(exports, "CALIBRATION", 40)
     monkeypatch.setattr(exports, "HELD_OUT", 40)
+    monkeypatch.setattr(parity, "MIN_SRCC", 0.9)  # the scores of an untrained model lie close together
     parts = parity._photo_parts(64, 80)
     monkeypatch.setattr(parity, "sample_crops", lambda *_: (parts, "80 parts"))
     done = export(str(checkpoint), tmp_path / "e", precision="int8", images=[PHOTOS])
-    assert done.parity.srcc >= 0.99
+    assert done.parity.srcc >= 0.9
     assert done.parity.images == 40
     assert done.size < 0.5 * done.full_size
     assert "full.onnx" not in os.listdir(tmp_path / "e")
@@ -185,6 +186,19 @@ def test_int8_is_smaller_and_ranks_alike(checkpoint, tmp_path, crops, monkeypatc
     assert description.precision == "int8"
     full = load_predictor(str(checkpoint)).predict(crops).scores
     assert (load_predictor(str(tmp_path / "e")).predict(crops).scores != full).any()
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_bundled_model_in_int8_on_photos_that_did_not_calibrate_it(tmp_path):
+    data = os.environ.get("AESCLI_DATA")
+    if not data or not (Path(data) / "mebeauty" / "originals").is_dir():
+        pytest.skip("needs AESCLI_DATA with mebeauty/originals")
+    done = export("momamba-lite", tmp_path / "e", precision="int8", images=[f"{data}/mebeauty/originals"])
+    assert done.parity.images == 128
+    assert done.parity.srcc >= 0.99
+    assert done.size < 0.3 * done.full_size
 
 
 def test_int8_asks_for_what_it_needs(checkpoint, tmp_path):
