@@ -10,6 +10,7 @@ import stat
 import sys
 import time
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,8 @@ from aescli.cli.common import (
 )
 from aescli.cli.score_options import (
     CopyToOption,
+    Engine,
+    EngineOption,
     GalleryOption,
     LinkToOption,
     ShardOption,
@@ -137,6 +140,7 @@ def score(
     xmp: XmpOption = False,
     gallery: GalleryOption = None,
     shard: ShardOption = None,
+    engine: EngineOption = Engine.local,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -190,16 +194,34 @@ def score(
 
     if out == "-":
         out = None
+    if engine is Engine.ray:
+        from aescli.scoring.ray_engine import check_options, require_ray
+
+        check_options(
+            out,
+            format.value if format else None,
+            {
+                "--top": top,
+                "--copy-to": copy_to,
+                "--link-to": link_to,
+                "--xmp": xmp,
+                "--gallery": gallery,
+                "--resume": resume,
+                "several --device": "," in device,
+            },
+        )
+        require_ray()
+        format = Format.parquet
     kind = format_for(out, format.value if format else None, terminal=sys.stdout.isatty())
-    _check(out, kind, resume=resume, no_clobber=no_clobber)
+    if engine is Engine.local:
+        _check(out, kind, resume=resume, no_clobber=no_clobber)
     if kind == "parquet":
         require_parquet()
     images = find_images(paths)
     if shard is not None:
         images = shards.shard(images, *shards.parse_shard(shard))
-    predictor = predictors.load_predictor(
-        model, task=task.value, device=device, dtype=dtype.value, raters=raters
-    )
+    load = partial(predictors.load_predictor, model, task=task.value, dtype=dtype.value, raters=raters)
+    predictor = load(device=device if engine is Engine.local else "cpu")
 
     from aescli.scoring.gallery import Gallery
     from aescli.scoring.picks import Picks
@@ -217,6 +239,15 @@ def score(
                 f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
             )
         faces = Faces.none
+    if engine is Engine.ray:
+        from aescli.scoring.ray_engine import Job, run_on_ray
+
+        size = None if batch_size == "auto" else int(batch_size)
+        job = Job(load, layout, faces.value, picks.keep, size, count(workers, 1), device)
+        started = time.monotonic()
+        summary = run_on_ray(images, out or "", job, no_clobber=no_clobber)
+        _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+        return
     page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
     preparer = Preparer(predictor.preprocessing, faces.value, see=page.see if page else None)
     output = _open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)

@@ -5,6 +5,7 @@ It knows names and help texts. What they do is in `aescli.scoring`.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
@@ -13,6 +14,20 @@ import typer
 # Help texts state their defaults in words.
 _option = partial(typer.Option, show_default=False)
 
+
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine,
+    _option(
+        "--engine",
+        help="local: this machine; ray: the Ray cluster of RAY_ADDRESS, or this machine; --out is then a folder of "
+        "Parquet files (default: local).",
+    ),
+]
 GalleryOption = Annotated[
     str | None,
     _option(
