@@ -158,7 +158,8 @@ def test_what_lies_there_is_not_replaced(images, tmp_path):
     (tmp_path / "out" / "mine.txt").rename(tmp_path / "out" / "part.parquet")
     with pytest.raises(AesError, match="exists; give another"):
         run_on_ray(images, str(tmp_path / "out"), job(), no_clobber=True)
-    assert run_on_ray([], str(tmp_path / "none"), job()).images == 0
+    with pytest.raises(AesError, match="no images were found"):
+        run_on_ray([], str(tmp_path / "none"), job())
     assert os.listdir(tmp_path) == ["out"]
 
 

@@ -207,6 +207,7 @@ def score(
                 "--xmp": xmp,
                 "--gallery": gallery,
                 "--resume": resume,
+                "--shard": shard,
                 "several --device": "," in device,
             },
         )
@@ -246,6 +247,9 @@ def score(
         job = Job(load, layout, faces.value, picks.keep, size, count(workers, 1), device)
         started = time.monotonic()
         summary = run_on_ray(images, out or "", job, no_clobber=no_clobber)
+        if where is not None:
+            note(f"aes: {summary.images} images match {where!r}", quiet=quiet)
+            return
         _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
         return
     page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None

@@ -104,7 +104,8 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
     """Score `images` on the cluster that RAY_ADDRESS names (else on this machine) into the folder `out`.
 
     The folder appears whole, with the rows of all images, or not at all; an earlier result there is replaced then.
-    It must lie on storage that every node sees. Raises AesError where it cannot be written or nothing was found.
+    It must lie on storage that every node sees. The counts are of the images that have a row there. Raises AesError
+    where it cannot be written or nothing was found.
     """
     target = Path(os.path.realpath(out))
     if target.exists() and (no_clobber or not _is_result(target)):
@@ -115,13 +116,15 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
     staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         count = _write_paths(images, staging / "_paths")
-        if count:
-            _score(staging, job, count)
-            summary = _count(staging)
-            shutil.rmtree(staging / "_paths")
-            _replace(staging, target)
-            return summary
-        return Summary()
+        if not count:
+            raise AesError(
+                "no images were found in what was given; check the path, or name the files themselves"
+            )
+        _score(staging, job, count)
+        summary = _count(staging)
+        shutil.rmtree(staging / "_paths")
+        _replace(staging, target)
+        return summary
     except OSError as error:
         raise AesError(
             f"cannot write {printable(out)}: {error.strerror or error}; check the folder"
