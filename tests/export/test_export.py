@@ -307,6 +307,13 @@ def test_an_unknown_architecture_needs_nothing_here(other, tmp_path, format):
     np.testing.assert_allclose(exported.probabilities, expected.probabilities.numpy(), atol=1e-5)
 
 
+def test_a_model_that_reads_text_is_refused(other, tmp_path, monkeypatch):
+    monkeypatch.setattr(Attributes, "text", "an encoder", raising=False)
+    with pytest.raises(AesError, match="also reads text"):
+        export(str(other), tmp_path / "e", format="torch-export")
+    assert not (tmp_path / "e").exists()
+
+
 @needs_onnx
 def test_the_command_writes_and_scores_with_it(other, tmp_path, capfd):
     from aescli.cli import main

@@ -76,6 +76,10 @@ def export(
     if format == "onnx":
         onnx_file.require_onnx()
     checkpoint = load_checkpoint(spec)
+    if getattr(checkpoint.model, "text", None) is not None:
+        raise AesError(
+            f"--model {spec} also reads text; only models that read images alone can be exported so far"
+        )
     least = CALIBRATION + HELD_OUT if precision == "int8" else COMPARED
     crops, pictures = parity.sample_crops(checkpoint.preprocessing, images, least)
     if precision == "int8" and len(crops) < LEAST:
