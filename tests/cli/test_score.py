@@ -184,6 +184,21 @@ def test_wrong_conditions_exit_2_before_anything_is_scored(aes, folder, tmp_path
     assert not (tmp_path / "best").exists()
 
 
+def test_parts_of_a_folder_together_are_the_folder(aes, folder, tmp_path):
+    whole = rows(aes(folder, "--faces", "none")[1])
+    parts = []
+    for k in (1, 2, 3):
+        out = tmp_path / f"{k}.csv"
+        assert aes(folder, "--faces", "none", "--shard", f"{k}/3", "-o", out)[0] == 0
+        parts += rows(out.read_bytes())
+    assert sorted(parts, key=lambda r: r["path"]) == whole
+    code, out, err = aes(folder / "00.png", "--faces", "none", "--shard", "1/2")
+    other = aes(folder / "00.png", "--faces", "none", "--shard", "2/2")
+    assert {code, other[0]} == {0}
+    assert sum("has no images" in text for text in (err, other[2])) == 1
+    assert aes(folder, "--shard", "0/3")[0] == 2
+
+
 def test_every_option_states_the_default_it_has():
     from aescli.cli import load_command
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("aescli.cli.train:train", "Train a model on labelled images."),
     "score": ("aescli.cli.score:score", "Score photos: a row per image or face."),
     "ablate": ("aescli.cli.ablate:ablate", "Make a table of the papers: train and test its variants."),
+    "export": ("aescli.cli.export:export", "Export a model as ONNX, torch.export or safetensors."),
     "eval": ("aescli.cli.eval:evaluate", "Measure how well scores agree with labels."),
     "personalize": ("aescli.cli.personalize:personalize", "Learn one person's taste from a few ratings."),
 }

@@ -73,7 +73,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|PATH",
-        help="A bundled model or a checkpoint folder (default: the task's bundled model).",
+        help="A bundled model, a checkpoint folder, or a file of aes export (default: the task's bundled model).",
         show_default=False,
     ),
 ]
@@ -112,7 +112,8 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where the model runs; auto takes a GPU if there is one (default: auto).",
+        help="Where the model runs; auto takes a GPU if there is one; several, such as cuda:0,cuda:1, work in a "
+        "process each (default: auto).",
         show_default=False,
     ),
 ]

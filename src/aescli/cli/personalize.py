@@ -127,13 +127,14 @@ def personalize(
         profile.require_ratings(shots or 2)
         select = _selection(select, shots, len(profile.ratings))
 
-    from aescli.models.checkpoint import DEFAULT_MODELS, resolve
+    from aescli.models.checkpoint import DEFAULT_MODELS
+    from aescli.models.exported import model_folder
     from aescli.scoring import predictor as predictors
 
     predictor = predictors.load_predictor(model, task=task.value, device=device)
     extract = partial(_extract, predictor, workers=workers, quiet=quiet)
     rated = extract([str(rating.path) for rating in profile.ratings])
-    folder = resolve(model or DEFAULT_MODELS[task.value]) if _is_checkpoint(predictor) else None
+    folder = model_folder(model or DEFAULT_MODELS[task.value]) if _is_checkpoint(predictor) else None
     if suggest is not None:
         _suggest(profile, suggest, images, out or source.parent, predictor, folder, rated, extract, quiet)
         return

@@ -10,6 +10,7 @@ import stat
 import sys
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,8 +34,11 @@ from aescli.cli.common import (
 from aescli.cli.score_options import (
     CommentsOption,
     CopyToOption,
+    Engine,
+    EngineOption,
     GalleryOption,
     LinkToOption,
+    ShardOption,
     WhereOption,
     XmpOption,
 )
@@ -140,6 +144,8 @@ def score(
     link_to: LinkToOption = None,
     xmp: XmpOption = False,
     gallery: GalleryOption = None,
+    shard: ShardOption = None,
+    engine: EngineOption = Engine.local,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -186,6 +192,7 @@ def score(
 
     from aescli.data.finding import find_images, printable
     from aescli.scoring import predictor as predictors
+    from aescli.scoring import shards
     from aescli.scoring.output import FileOutput
     from aescli.scoring.rows import Layout
     from aescli.scoring.run import run
@@ -193,14 +200,35 @@ def score(
 
     if out == "-":
         out = None
+    if engine is Engine.ray:
+        from aescli.scoring.ray_engine import check_options, require_ray
+
+        check_options(
+            out,
+            format.value if format else None,
+            {
+                "--top": top,
+                "--copy-to": copy_to,
+                "--link-to": link_to,
+                "--xmp": xmp,
+                "--gallery": gallery,
+                "--resume": resume,
+                "--shard": shard,
+                "several --device": "," in device,
+            },
+        )
+        require_ray()
+        format = Format.parquet
     kind = format_for(out, format.value if format else None, terminal=sys.stdout.isatty())
-    _check(out, kind, resume=resume, no_clobber=no_clobber)
+    if engine is Engine.local:
+        _check(out, kind, resume=resume, no_clobber=no_clobber)
     if kind == "parquet":
         require_parquet()
     images = find_images(paths)
-    predictor = predictors.load_predictor(
-        model, task=task.value, device=device, dtype=dtype.value, raters=raters
-    )
+    if shard is not None:
+        images = shards.shard(images, *shards.parse_shard(shard))
+    load = partial(predictors.load_predictor, model, task=task.value, dtype=dtype.value, raters=raters)
+    predictor = load(device=device if engine is Engine.local else "cpu")
 
     written = _comments(comments, predictor.reads_text, task, quiet=quiet)
     from aescli.scoring.gallery import Gallery
@@ -221,12 +249,26 @@ def score(
     options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
     if comments:
         options["--comments"] = comments
+    if shard is not None:
+        options["--shard"] = shard
     if not predictor.preprocessing.faces:
         if faces not in (Faces.auto, Faces.none):
             raise UsageError(
                 f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
             )
         faces = Faces.none
+    if engine is Engine.ray:
+        from aescli.scoring.ray_engine import Job, run_on_ray
+
+        size = None if batch_size == "auto" else int(batch_size)
+        job = Job(load, layout, faces.value, picks.keep, size, count(workers, 1), device, written)
+        started = time.monotonic()
+        summary = run_on_ray(images, out or "", job, no_clobber=no_clobber)
+        if where is not None:
+            note(f"aes: {summary.images} images match {where!r}", quiet=quiet)
+            return
+        _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
+        return
     page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
     preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
     output = _open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
@@ -271,6 +313,9 @@ def score(
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     for line in picks.report():
         note(f"aes: {line}", quiet=quiet)
+    if shard is not None and not summary.images:
+        note(f"aes: part {shard} has no images; nothing was written", quiet=quiet)
+        return
     _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
     if picks.failure():
         raise AesError(picks.failure())

@@ -5,6 +5,7 @@ It knows names and help texts. What they do is in `aescli.scoring`.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
@@ -13,6 +14,12 @@ import typer
 # Help texts state their defaults in words.
 _option = partial(typer.Option, show_default=False)
 
+
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 CommentsOption = Annotated[
     str | None,
     _option(
@@ -20,6 +27,14 @@ CommentsOption = Annotated[
         metavar="FILE.csv",
         help="What people wrote about the images, for --task miaa: a table with the columns image and comment "
         "(default: none).",
+    ),
+]
+EngineOption = Annotated[
+    Engine,
+    _option(
+        "--engine",
+        help="local: this machine; ray: the Ray cluster of RAY_ADDRESS, or this machine; --out is then a folder of "
+        "Parquet files (default: local).",
     ),
 ]
 GalleryOption = Annotated[
@@ -59,5 +74,13 @@ XmpOption = Annotated[
         "--xmp",
         help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; other programs' "
         "sidecars stay (default: off).",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    _option(
+        "--shard",
+        metavar="K/N",
+        help="Only the K-th of N parts, for the jobs of an array; parts are told by the path (default: all).",
     ),
 ]

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from aescli.data import remote
 from aescli.errors import AesError
 
 # Pillow registers these suffixes, but can only recognise the files or write them; EPS would start
@@ -46,7 +47,8 @@ def find_images(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
 
     An input is a folder, a file, a pattern (`*`, `?`, `[…]`, `**`, where no such path exists), `-` (paths on
     standard input) or `@list.txt` (paths in a file); `./@x` and `./-` name files of that name. Lists hold a
-    path a line, or, if they contain NUL, NUL-separated paths; relative ones start from the current folder.
+    path a line, or, if they contain NUL, NUL-separated paths; relative ones start from the current folder. Folders,
+    files and patterns may also be addresses, such as s3://bucket/photos (see `aescli.data.remote`).
 
     A file named explicitly is always tried. In folders and by patterns that end in `*`, files are picked by
     the suffixes that Pillow decodes; names that begin with a dot and `__MACOSX` are left out, and each folder
@@ -72,13 +74,18 @@ def _check(text: str) -> None:
         if not os.path.exists(text[1:]):
             raise AesError(f"{printable(text[1:])}: no such list of paths; check the name after the @")
         return
-    if _exists(text) or glob.has_magic(text):
-        return
+    try:
+        if _exists(text) or glob.has_magic(text):
+            return
+    except OSError as error:  # of a store elsewhere
+        raise AesError(f"{printable(text)}: cannot be reached: {printable(str(error))}") from error
     raise AesError(f"{printable(text)}: no such file or folder; check the spelling and the current folder")
 
 
 def _exists(path: str) -> bool:
     """False only where nothing is there. What may not be looked at exists: trying it names the reason."""
+    if remote.is_remote(path):
+        return remote.exists(path)
     try:
         os.lstat(path)
     except ValueError:
@@ -102,7 +109,7 @@ def _search(arguments: list[str]) -> Iterator[Found]:
             yield from _path(text)
         else:
             found = False
-            for item in _expand(text):
+            for item in _remote_matches(text) if remote.is_remote(text) else _expand(text):
                 found = True
                 yield item
             if not found:
@@ -110,7 +117,9 @@ def _search(arguments: list[str]) -> Iterator[Found]:
 
 
 def _path(path: str) -> Iterator[Found]:
-    if os.path.isdir(path):
+    if remote.is_remote(path):
+        yield from _remote_walk(path) if remote.is_folder(path) else (Found(path),)
+    elif os.path.isdir(path):
         yield from _walk(path)
     else:
         yield Found(path)
@@ -121,6 +130,8 @@ def _from_list(file: IO[bytes]) -> Iterator[Found]:
         path = os.fsdecode(raw)
         if "\0" in path:
             yield Found(path, "the list mixes lines and NUL-separated paths; use one of them")
+        elif remote.is_remote(path):
+            yield Found(path)  # a list of addresses is not asked for one by one; fetching says what is wrong
         elif _exists(path):
             yield from _path(path)
         else:
@@ -167,6 +178,40 @@ def _walk(top: str) -> Iterator[Found]:
         elif is_folder:
             stack.append(_listing(path, visited))
         elif os.path.splitext(path)[1].lower() in suffixes:
+            yield Found(path)
+
+
+def _remote_walk(top: str) -> Iterator[Found]:
+    """All images below an address, in the order of `_walk`."""
+    stack = [iter([(top, True)])]
+    while stack:
+        item = next(stack[-1], None)
+        if item is None:
+            stack.pop()
+            continue
+        path, is_folder = item
+        name = os.path.basename(path.rstrip("/"))
+        if path != top and (name.startswith(".") or name in _SKIPPED_FOLDERS):
+            continue
+        if not is_folder:
+            if os.path.splitext(name)[1].lower() in known_suffixes():
+                yield Found(path)
+            continue
+        try:
+            stack.append(iter(remote.listing(path)))
+        except OSError as error:
+            reason = printable(str(error))
+            yield Found(path, f"the folder cannot be read ({reason}); its images are missing")
+
+
+def _remote_matches(pattern: str) -> Iterator[Found]:
+    """Matches of a pattern in a store; a folder that matches is searched."""
+    named = not pattern.endswith(("*", "]", "?"))
+    for path in remote.matches(pattern):
+        if remote.is_folder(path):
+            if "**" not in pattern:
+                yield from _remote_walk(path)
+        elif named or os.path.splitext(path)[1].lower() in known_suffixes():
             yield Found(path)
 
 

@@ -21,6 +21,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
+from aescli.data import remote
 from aescli.data.finding import Found as Found
 from aescli.data.finding import find_images as find_images
 from aescli.data.finding import printable
@@ -115,11 +116,19 @@ def load_image(path: str | os.PathLike[str], target: int = 448) -> Decoded:
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file for reading; ImageError for anything else. Never waits, whatever `path` is.
+    """Open a regular file for reading; ImageError for anything else. Never waits, whatever local `path` it is.
+
+    An address (`aescli.data.remote`) is fetched whole.
 
     A FIFO without a writer would block `open` for ever, and a device may give bytes without end.
     """
     path = os.fspath(path)
+    if remote.is_remote(path):
+        try:
+            return remote.fetch(path)
+        except OSError as error:
+            reason = explain_os_error(error) if error.errno else f"cannot be fetched: {error}"
+            raise ImageError(path, reason) from error
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
         flags |= getattr(os, name, 0)

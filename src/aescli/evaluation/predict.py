@@ -46,7 +46,7 @@ def score_with(
     output of each batch, if the predictor can.
     """
     from aescli.data.finding import Found
-    from aescli.models.checkpoint import resolve
+    from aescli.models.exported import model_folder
     from aescli.runtime import available_cpus
     from aescli.scoring.pipeline import score_images
     from aescli.scoring.prepare import Preparer
@@ -72,7 +72,7 @@ def score_with(
         distribution=predictor.distribution,
     )
     rows = from_results(spec, results, layout)
-    return ModelScores(spec, rows, tuple(predictor.cuts) or None, _training_images(resolve(spec)))
+    return ModelScores(spec, rows, tuple(predictor.cuts) or None, _training_images(model_folder(spec)))
 
 
 def _training_images(folder: Any) -> Callable[[Dataset], Overlap] | None:

@@ -177,7 +177,7 @@ class AesMamba(nn.Module):
         text = self.read(tokens)
         if not self.config.flip_average or self.training:
             return self._decode(self.encoder(images), text)
-        if text is not None and len(text[0]) > 1:
+        if text is not None and text[0].shape[0] > 1:
             text = tuple(torch.cat([t, t]) for t in text)
         return self._decode(self.encoder(torch.cat([images, images.flip(-1)])), text).halves_averaged()
 

@@ -75,7 +75,10 @@ class ModalAdaptiveIntegration(nn.Module):
             raise ValueError("this model reads images only: it has no text encoder and was given text")
         if mask is None or mask.shape != text.shape[:2]:
             raise ValueError("text needs a mask of its own (B, L)")
-        if len(text) not in (1, len(pooled)):
-            raise ValueError(f"{len(text)} texts for {len(pooled)} images")
-        batch = len(pooled)
+        texts, batch = (
+            text.shape[0],
+            pooled.shape[0],
+        )  # not len(): it would fix the batch of an exported model
+        if texts not in (1, batch):
+            raise ValueError(f"{texts} texts for {batch} images")
         return self.fusion(pooled, text.expand(batch, -1, -1), mask.expand(batch, -1))

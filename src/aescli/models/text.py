@@ -82,16 +82,21 @@ def load_tokenizer(folder: Path, config: TextConfig) -> TextTokenizer:
     Raises:
         AesError: the extra `text` is not installed, or the file is missing or damaged.
     """
-    require_transformers()
-    from tokenizers import Tokenizer
-
     path = folder / TOKENIZER
     if not path.is_file():
         raise AesError(f"{path}: no such file: the checkpoint reads text but came without its tokenizer")
+    return parse_tokenizer(path.read_bytes(), config, path)
+
+
+def parse_tokenizer(content: bytes, config: TextConfig, where: Path) -> TextTokenizer:
+    """The tokenizer in the content of its file. where: for the message. Raises AesError as `load_tokenizer`."""
+    require_transformers()
+    from tokenizers import Tokenizer
+
     try:
-        return TextTokenizer(Tokenizer.from_file(str(path)), config)
+        return TextTokenizer(Tokenizer.from_buffer(content), config)
     except Exception as error:  # the tokenizers package raises bare Exceptions
-        raise AesError(f"{path}: cannot read the tokenizer: {error}") from error
+        raise AesError(f"{where}: cannot read the tokenizer: {error}") from error
 
 
 def pretrained_tokenizer(config: TextConfig) -> TextTokenizer:

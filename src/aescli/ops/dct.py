@@ -6,6 +6,7 @@ It knows nothing about the detail-enhancement module that uses it.
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,10 +47,11 @@ def high_frequency_mask(h: int, w: int, alpha: float) -> Tensor:
         raise ValueError(f"high_frequency_mask: the map must be at least 1x1, got {h}x{w}")
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"high_frequency_mask: alpha must lie in 0..1, got {alpha}")
-    from_corner = (h - 1 - torch.arange(h)).unsqueeze(1) + (w - 1 - torch.arange(w))  # (h, w)
-    counts = torch.bincount(from_corner.flatten()).cumsum(0)  # coefficients in the first k+1 diagonals
-    diagonals = int((counts.double() - alpha * h * w).abs().argmin()) + 1
-    return from_corner < diagonals
+    # With numpy, so that a model's exporter sees a finished mask and not how it comes about.
+    from_corner = np.add.outer(np.arange(h)[::-1], np.arange(w)[::-1])  # (h, w)
+    counts = np.bincount(from_corner.ravel()).cumsum()  # coefficients in the first k+1 diagonals
+    diagonals = int(np.abs(counts - alpha * h * w).argmin()) + 1
+    return torch.from_numpy(from_corner < diagonals)
 
 
 def split_frequencies(x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

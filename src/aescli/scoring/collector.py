@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aescli.data.finding import Found, printable
 from aescli.data.images import ImageError, open_regular
+from aescli.data.remote import is_remote
 from aescli.errors import AesError
 
 # Not about one file: every further one would fail in the same way.
@@ -86,7 +87,11 @@ class Collector:
         return place
 
     def _bring(self, path: str) -> Path:
-        source = os.path.abspath(path)
+        if is_remote(path) and self._link:
+            raise AesError(
+                f"--link-to: {printable(path)} lies elsewhere and cannot be linked to; use --copy-to"
+            )
+        source = path if is_remote(path) else os.path.abspath(path)
         stem, suffix = os.path.splitext(os.path.basename(source))
         number = 1
         while True:
@@ -109,7 +114,11 @@ class Collector:
         """Whether an earlier run has put this very file there."""
         if self._link:
             return os.path.islink(target) and os.readlink(target) == source
-        return target.is_file() and not target.is_symlink() and filecmp.cmp(source, target)
+        if not target.is_file() or target.is_symlink():
+            return False
+        if is_remote(source):
+            return open_regular(source).read() == target.read_bytes()
+        return filecmp.cmp(source, target)
 
     def _place(self, source: str, target: Path) -> None:
         if self._link:
@@ -119,7 +128,8 @@ class Collector:
         try:
             with open_regular(source) as file, open(partial, "wb") as copy:
                 shutil.copyfileobj(file, copy, 1 << 20)
-            shutil.copystat(source, partial)
+            if not is_remote(source):
+                shutil.copystat(source, partial)
             try:
                 os.link(partial, target)  # unlike a rename, this never replaces what is there
             except OSError as error:

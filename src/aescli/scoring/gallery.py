@@ -30,6 +30,7 @@ from PIL import Image
 
 from aescli.data.finding import printable
 from aescli.data.images import Decoded, ImageError, load_image
+from aescli.data.remote import is_remote
 from aescli.errors import AesError
 from aescli.scoring.rows import NO_FACE, ImageResult, Layout, Row
 
@@ -226,7 +227,7 @@ class Gallery:
 
     def _link(self, path: str) -> str | None:
         """A link to the original: relative where it lies below the gallery's folder, so that both can move."""
-        if "\0" in path or "://" in path:
+        if "\0" in path or is_remote(path):
             return None
         full = Path(os.path.abspath(path))
         try:

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from aescli.data.finding import printable
+from aescli.data.remote import status
 from aescli.errors import AesError
 from aescli.scoring.rows import ImageResult, Row
 
@@ -148,10 +149,9 @@ class Journal:
         if result.path != path or result.outcome == "failed":
             return None
         try:
-            stat = os.stat(path)
+            if status(path) != (result.size, result.mtime_ns):
+                return None
         except (OSError, ValueError):
-            return None
-        if (stat.st_size, stat.st_mtime_ns) != (result.size, result.mtime_ns):
             return None
         return offset, result
 

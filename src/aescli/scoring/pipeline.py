@@ -43,9 +43,10 @@ def score_images(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     source = iter(images)
     ahead = 2 * (batch_size + workers)
-    at_model = min(workers, predictor.concurrency) + 1
-    # A thread that waits for the GPU prepares nothing meanwhile.
-    threads = workers if predictor.concurrency > 1 else workers + 1
+    # A thread that waits for a GPU, or for another process, prepares nothing meanwhile.
+    waits = predictor.concurrency == 1 or getattr(predictor, "remote", False)
+    at_model = (predictor.concurrency if waits else min(workers, predictor.concurrency)) + 1
+    threads = workers + predictor.concurrency if waits else workers
     waiting: deque[Future[Prepared]] = deque()
     running: deque[Future[list[ImageResult]]] = deque()
     batch: list[Prepared] = []

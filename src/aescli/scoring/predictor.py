@@ -7,6 +7,7 @@ faces or rows.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -16,6 +17,8 @@ import numpy as np
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -41,8 +44,8 @@ class Predictor(Protocol):
     change. distribution: the probabilities are those of the ratings, not of classes. attributes: names of further
     scores. reads_text: it needs what people wrote about each image. digest: identifies the weights.
     preprocessing: size, fit, faces, eye_mouth, eye_y.
-    concurrency: how many threads may call `predict` at once with profit. batch_size: a good one for this
-    device.
+    concurrency: how many threads may call `predict` at once with profit; `remote`, where it is set, says that such
+    a thread only waits for another process. batch_size: a good one for this device.
     """
 
     task: str
@@ -186,25 +189,33 @@ def load_predictor(
     dtype: str = "auto",
     raters: str | None = None,
 ) -> Predictor:
-    """The predictor for `--model` (a bundled model's name, a preset, a checkpoint folder) or the task's
+    """The predictor for `--model` (a bundled model's name, a checkpoint folder, an exported file) or the task's
     bundled one.
 
-    raters: the training set whose raters' score head answers; None = the model's mixture of its heads.
-    Imports torch. Raises AesError where there is no such model, or it is for another task or device.
+    device: several, with commas between them, work in a process each. raters: the training set whose raters'
+    score head answers; None = the model's mixture of its heads. Imports torch, unless there are several devices.
+    Raises AesError where there is no such model, or it is for another task or device.
     """
+    if "," in device:
+        from aescli.scoring.devices import DevicePool
+
+        each = functools.partial(load_predictor, model, task=task, dtype=dtype, raters=raters)
+        return DevicePool([name.strip() for name in device.split(",")], each)
+
     from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
+    from aescli.models.exported import exported_file, load_program
 
     spec = model or DEFAULT_MODELS.get(task)
     if spec is None:
-        raise AesError(_no_bundled_model(task))
+        raise AesError(no_bundled_model(task))
+    file = exported_file(model)
+    if file is not None and file.suffix == ".onnx":
+        return _onnx_predictor(file, task, device, dtype, raters)
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
-    checkpoint = load_checkpoint(spec, device="cpu")
-    if checkpoint.card.task != task:
-        raise AesError(
-            f"the model {spec} is for --task {checkpoint.card.task}, not --task {task}; give the matching one"
-        )
-    return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint, raters, spec))
+    checkpoint = load_checkpoint(spec, device="cpu") if file is None else load_program(file, chosen)
+    _check_task(checkpoint.card.task, task, spec)
+    return TorchPredictor(checkpoint, chosen, precision, _head_of(checkpoint.config, raters, spec))
 
 
 _PRESETS = {
@@ -215,7 +226,7 @@ _PRESETS = {
 }
 
 
-def _no_bundled_model(task: str) -> str:
+def no_bundled_model(task: str) -> str:
     from aescli.models.checkpoint import DEFAULT_MODELS
 
     hint = f"; --task {' or '.join(DEFAULT_MODELS)} needs none" if DEFAULT_MODELS else ""
@@ -226,11 +237,27 @@ def _no_bundled_model(task: str) -> str:
     )
 
 
-def _head_of(checkpoint: Any, raters: str | None, spec: str) -> int | None:
+def _onnx_predictor(file: Path, task: str, device: str, dtype: str, raters: str | None) -> Predictor:
+    from aescli.scoring.onnx_predictor import OnnxPredictor
+
+    predictor = OnnxPredictor(file, device=device, dtype=dtype)
+    _check_task(predictor.task, task, str(file))
+    head = _head_of(predictor.description.config, raters, str(file))
+    if head is not None:
+        predictor.answer_with(head)
+    return predictor
+
+
+def _check_task(own: str, wanted: str, spec: str) -> None:
+    if own != wanted:
+        raise AesError(f"the model {spec} is for --task {own}, not --task {wanted}; give the matching one")
+
+
+def _head_of(config: dict[str, Any], raters: str | None, spec: str) -> int | None:
     """The index of the score head that was trained on the data set `raters`; None for the model's mixture."""
     if raters is None:
         return None
-    heads = checkpoint.config.get("model", {}).get("score_heads", [])
+    heads = config.get("model", {}).get("score_heads", [])
     if not raters or raters not in heads:
         known = ", ".join(name for name in heads if name) or "none, it has one score head"
         raise UsageError(f"--raters {raters}: the model {spec} knows no such raters; it knows: {known}")
@@ -245,7 +272,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if "," in name:
-        raise UsageError(f"--device {name}: one run uses one device; start one run per device")
+        raise UsageError(f"--device {name}: one device is wanted here")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,8 +7,8 @@ batches, models' insides or rows.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from aescli.data.faces import Face, FaceDetector, align_face, is_tight_crop
 from aescli.data.finding import Found, printable
 from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
+from aescli.data.remote import status
 from aescli.errors import AesError
 from aescli.scoring.rows import NO_COMMENT, NO_FACE
 
@@ -88,11 +89,8 @@ class Preparer:
         path, size, mtime_ns = found.path, None, None
         if found.error:
             return Prepared(path, error=found.error)
-        try:
-            stat = os.stat(path)
-            size, mtime_ns = stat.st_size, stat.st_mtime_ns
-        except (OSError, ValueError):
-            pass  # load_image says why, in a sentence
+        with suppress(OSError, ValueError):  # load_image says why, in a sentence
+            size, mtime_ns = status(path)
         text = self._text(path) if self._text else ""
         if text is None:
             return Prepared(path, error=NO_COMMENT, size=size, mtime_ns=mtime_ns)

@@ -152,23 +152,14 @@ class ParquetWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        integers = {"face_index": pa.int32(), "class": pa.int8()}
-        texts = {"path", "face", "error"}
-        self._schema = pa.schema(
-            [
-                (name, pa.string() if name in texts else integers.get(name, pa.float64()))
-                for name in layout.columns
-            ]
-        )
+        self._schema = parquet_schema(layout)
         self._layout, self._pa = layout, pa
         self._parquet = pq.ParquetWriter(file, self._schema)
         self._rows: list[dict[str, Any]] = []
 
     def write(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            cells = self._layout.values(row)
-            cells["path"] = cells["path"].encode("utf-8", "backslashreplace").decode()
-            self._rows.append(cells)
+            self._rows.append(parquet_cells(self._layout, row))
             if len(self._rows) >= self.GROUP:
                 self._flush()
 
@@ -180,6 +171,27 @@ class ParquetWriter:
     def close(self) -> None:
         self._flush()
         self._parquet.close()
+
+
+def parquet_schema(layout: Layout) -> Any:
+    """The columns as pyarrow's types."""
+    import pyarrow as pa
+
+    integers = {"face_index": pa.int32(), "class": pa.int8()}
+    texts = {"path", "face", "error"}
+    return pa.schema(
+        [
+            (name, pa.string() if name in texts else integers.get(name, pa.float64()))
+            for name in layout.columns
+        ]
+    )
+
+
+def parquet_cells(layout: Layout, row: Row) -> dict[str, Any]:
+    """A row's cells, the path made Unicode."""
+    cells = layout.values(row)
+    cells["path"] = cells["path"].encode("utf-8", "backslashreplace").decode()
+    return cells
 
 
 def require_parquet() -> None:
