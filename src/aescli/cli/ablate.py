@@ -172,5 +172,4 @@ def _live(quiet: bool):
 def _print(table: Any) -> None:
     from rich.console import Console
 
-    wide = sys.stdout.isatty() or None
-    Console(width=None if wide else 160, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
