@@ -203,6 +203,22 @@ def test_a_real_checkpoint_scores_alike_in_every_batch_size(checkpoint):
     assert len(p.digest) == 16
 
 
+def test_features_are_the_encoders_pooled_levels(checkpoint):
+    model = load_predictor(str(checkpoint), device="cpu")
+    x = np.random.default_rng(3).integers(0, 256, (5, *2 * (model.preprocessing.size,), 3), np.uint8)
+    got = model.predict(x).features
+    net = model._model
+    with torch.inference_mode():
+        pixels = torch.from_numpy(x).permute(0, 3, 1, 2) / 255
+        mean, std = (
+            torch.tensor(v).view(1, 3, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std)
+        )
+        levels = net.encoder((pixels - mean) / std)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, torch.cat([v.mean((2, 3)) for v in levels], 1), atol=1e-4)
+    assert predictor().predict(images(2)).features is None  # a model that has none to give
+
+
 def test_bf16_stays_near_fp32(checkpoint):
     x = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
     exact = load_predictor(str(checkpoint), device="cpu").predict(x)

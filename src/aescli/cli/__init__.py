@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("aescli.cli.score:score", "Score photos: a row per image or face."),
     "ablate": ("aescli.cli.ablate:ablate", "Make a table of the papers: train and test its variants."),
     "eval": ("aescli.cli.eval:evaluate", "Measure how well scores agree with labels."),
+    "personalize": ("aescli.cli.personalize:personalize", "Learn one person's taste from a few ratings."),
 }
 """name → (module:function, one line for `aes --help`). A command's help is the function's docstring."""
 

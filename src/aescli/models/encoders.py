@@ -58,6 +58,7 @@ class MobileNetV1Encoder(nn.Module):
     """Features after the chosen blocks of MobileNetV1; `cut` blocks (and the stem) form the lower half."""
 
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    whole = False
 
     def __init__(self, levels: Sequence[int] | None) -> None:
         super().__init__()
@@ -109,6 +110,7 @@ class _WholeEncoder(nn.Module):
     """Encoders that are either frozen as a whole (cut = all) or trained as a whole (cut = 0)."""
 
     cut = 0
+    whole = True
 
     def set_cut(self, blocks: int) -> None:
         self.cut = blocks

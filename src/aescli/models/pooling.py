@@ -23,8 +23,8 @@ def channel_statistics(levels: list[Tensor]) -> Tensor:
 class PooledEncoder(nn.Module):
     """Wraps an encoder; its one level is `channel_statistics` of the inner one's levels.
 
-    Frozen as a whole, its lower half ends after the pooling, so that cached features are vectors. `last_mean` says
-    where the means of the deepest level lie among the channels.
+    Its lower half sums up the levels that are frozen, so that cached features stay small. `last_mean` says where the
+    means of the deepest level lie among the channels.
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -45,17 +45,18 @@ class PooledEncoder(nn.Module):
     def set_cut(self, blocks: int) -> None:
         self.inner.set_cut(blocks)
 
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing of the encoder learns."""
-        return not any(p.requires_grad for p in self.inner.parameters())
-
     def lower(self, images: Tensor) -> list[Tensor]:
-        state = self.inner.lower(images)
-        return [channel_statistics(self.inner.upper(state))] if self.frozen else state
+        """[the inner state, statistics of the levels below it], or the statistics of all where all is frozen."""
+        if self.inner.whole and self.cut:
+            return [channel_statistics(self.inner.lower(images))]
+        state, *below = self.inner.lower(images)
+        return [state, *([channel_statistics(below)] if below else [])]
 
     def upper(self, state: list[Tensor]) -> list[Tensor]:
-        return state if self.frozen else [channel_statistics(self.inner.upper(state))]
+        if self.inner.whole and self.cut:
+            return state
+        statistics = channel_statistics(self.inner.upper(state[:1]))
+        return [torch.cat([*state[1:], statistics], 1)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [channel_statistics(self.inner(images))]

@@ -83,7 +83,20 @@ def personal_scores(features: np.ndarray, generic: np.ndarray, adapter: Adapter)
             f"{features.shape[1]}; personalise again with this model"
         )
     scores = adapter.bias + adapter.slope * np.asarray(generic, np.float64)
-    return np.clip(scores + np.asarray(features, np.float64) @ adapter.weights, *adapter.scale)
+    return within(scores + np.asarray(features, np.float64) @ adapter.weights, adapter.scale)
+
+
+def within(scores: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """`scores` brought inside the scale without ties: unchanged but for the outer tenths, which bend.
+
+    Cutting would give all the best photos of someone who uses the whole scale one score.
+    """
+    low, high = scale
+    bend = (high - low) / 10
+    above, below = np.maximum(scores - (high - bend), 0), np.maximum(low + bend - scores, 0)
+    inner = np.clip(scores, low + bend, high - bend)
+    bent = inner - bend * np.expm1(-above / bend) + bend * np.expm1(-below / bend)
+    return np.clip(bent, low, high)  # rounding
 
 
 def leave_one_out(

@@ -1,11 +1,12 @@
 """The papers' protocol: k ratings of a person are seen, the others are predicted, ten times, beside the generic model.
 
-It knows raters as arrays and a function that answers for one of them. It knows nothing about models, files or tables.
+It knows raters as arrays and a function that answers for one of them (`one_prior` makes one of a prior). It knows
+nothing about files or tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from aescli.errors import AesError
+from aescli.personalization.adapter import fit_adapter, personal_scores
+from aescli.personalization.prior import TastePrior
+from aescli.personalization.selection import most_informative
 
 Select = Literal["random", "informative"]
 
@@ -74,6 +78,39 @@ def mean_interval(values: np.ndarray) -> Interval:
     half = t.ppf(0.975, n - 1) * each.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
     sd = values.mean(0).std(ddof=1) if values.shape[1] > 1 else np.nan
     return Interval(float(each.mean()), float(sd), float(each.mean() - half), float(each.mean() + half))
+
+
+def raters_of(rows: Iterable[tuple[str, str, float]], place: Mapping[str, int]) -> list[Rater]:
+    """(rater, image, score) rows → raters in the order of their names; images without a place are left out."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for rater, image, score in rows:
+        if image in place:
+            found.setdefault(rater, []).append((place[image], score))
+    raters = []
+    for name in sorted(found):
+        positions, scores = zip(*found[name], strict=True)
+        raters.append(Rater(name, np.array(positions), np.array(scores, np.float64)))
+    return raters
+
+
+def one_prior(
+    prior: TastePrior, features: np.ndarray, generic: np.ndarray, scale: tuple[float, float]
+) -> tuple[Answer, Choose]:
+    """How a prior answers and chooses for raters of images with these features (n, d) and generic scores (n,).
+
+    scale: the raters'. Honest only where neither the model nor the prior has learned from these ratings.
+    """
+
+    def answer(rater: Rater, shots: np.ndarray, tests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen, asked = rater.positions[shots], rater.positions[tests]
+        adapter = fit_adapter(prior, features[seen], generic[seen], rater.scores[shots], scale, rater.name)
+        return personal_scores(features[asked], generic[asked], adapter), generic[asked]
+
+    def choose(rater: Rater, candidates: np.ndarray, count: int) -> np.ndarray:
+        rows = rater.positions[candidates]
+        return candidates[most_informative(prior, features[rows], generic[rows], count)]
+
+    return answer, choose
 
 
 def sample_raters(

@@ -52,7 +52,8 @@ def distribution_table(samples: Sequence[TrainingSample], attribute: AttributeCo
 class AesMambaObjective(Objective):
     """Every attribute's score or distribution; judged by the mean over attributes of Pearson's r.
 
-    distil: the classifier whose answers pictures without a rating should keep, and the rated ones' targets (n, K).
+    distil: the encoder and the classifier whose answers pictures without a rating should keep, and the rated ones'
+    targets (n, K).
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class AesMambaObjective(Objective):
         train: Sequence[int],
         tokenizer: TextTokenizer | None,
         device: torch.device,
-        distil: tuple[nn.Linear, Tensor] | None = None,
+        distil: tuple[nn.Module, nn.Linear, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if config.mixup:
@@ -79,7 +80,7 @@ class AesMambaObjective(Objective):
                     "name the attributes that the data set has"
                 )
             if distil is not None and a == model.score_index:
-                self.distributions[attribute.name] = distil[1].float().to(device)
+                self.distributions[attribute.name] = distil[2].float().to(device)
             elif attribute.outputs > 1:
                 votes = distribution_table(samples, attribute)
                 if a != model.score_index or not np.isfinite(votes[train]).any():
@@ -92,7 +93,8 @@ class AesMambaObjective(Objective):
         self.classifier = None
         if distil is not None:
             self.score_name = model.attributes[model.score_index].name
-            self.classifier = copy.deepcopy(distil[0]).requires_grad_(False)
+            self.first = copy.deepcopy(distil[0]).requires_grad_(False).eval()
+            self.classifier = copy.deepcopy(distil[1]).requires_grad_(False)
             self.bins = torch.tensor(model.attributes[model.score_index].bin_values, device=device)
             self.spoilt = torch.tensor([float(bool(s.degradation)) for s in samples], device=device)
         self.tokenizer, self.tokens = tokenizer, None
@@ -130,7 +132,8 @@ class AesMambaObjective(Objective):
     @torch.no_grad()
     def _first_answers(self, states: list[Tensor], rows: Tensor) -> Tensor:
         """What the classifier said at first, with a lower mean where the picture was spoilt: (B, K)."""
-        answers = self.classifier(states[0].float().mean((2, 3))).softmax(1)
+        pooled = self.first.upper(states)[-1].float().mean((2, 3))
+        answers = self.classifier(pooled).softmax(1)
         lower = self.distil.penalty * self.spoilt[rows]
         return tilted(answers, (answers @ self.bins - lower).clamp_min(self.bins[0]), self.bins)
 
@@ -166,7 +169,7 @@ def make_objective(
         tokenizer = pretrained_tokenizer(model.config.text)
     distil = None
     if preset.train.distil.weight:
-        distil = model.skips, _targets(preset, model, pictures, train, device, features, log)
+        distil = model.encoder, model.skips, _targets(preset, model, pictures, train, device, features, log)
     return AesMambaObjective(pictures.samples, preset.model, preset.train, train, tokenizer, device, distil)
 
 
@@ -182,11 +185,8 @@ def _targets(
     """(n, K) distributions that the rated pictures should have, on the scale of the model's first answers."""
     config, samples = preset.train.distil, pictures.samples
     attribute = preset.model.attributes[preset.model.score_index]
-    if model.skips is None or attribute.outputs == 1 or not getattr(model.encoder, "frozen", False):
-        raise UsageError(
-            "train.distil: needs model.head_skip, a distribution as the score, encoder.pooling: statistics and all of "
-            "the encoder's blocks in train.frozen_blocks"
-        )
+    if model.skips is None or attribute.outputs == 1:
+        raise UsageError("train.distil: needs model.head_skip and a distribution as the score")
     if not model.skips.weight.any():
         raise UsageError(
             f"train.distil: encoder.weights must hold a classifier fc of {attribute.outputs} ratings; there is none"

@@ -77,22 +77,28 @@ def fold_table(
     result: dict[str, Any] = {}
     for name in (key for key in tables[0] if key != "history"):
         entry: dict[str, Any] = {"images": [t[name]["n"] for t in tables], "folds": {}}
-        for kind in (k for k in ("own_head", "classes") if k in tables[0][name]):
+        for kind in [k for k in ("own_head", "classes") if k in tables[0][name]] or ["score"]:
             for figure in tables[0][name][kind]:
                 entry["folds"][f"{kind} {figure}"] = _spread([t[name][kind][figure] for t in tables])
         rows = [json.loads((run / f"test_{name}.json").read_text()) for run in runs]
-        own = tables[0][name].get("own_head") and _own_head(runs[0], name)
+        own = _own_head(runs[0], name) if tables[0][name].get("own_head") else None
         truth = np.array([row["score"] for fold in rows for row in fold])
-        heads = np.array([row["heads"] for fold in rows for row in fold])
-        mixture = np.array(weights or [1.0] * heads.shape[1])
-        mixture /= mixture.sum()
-        for kind, predicted in (("score", heads @ mixture), ("own_head", heads[:, own])):
-            entry[f"pooled SRCC {kind}"] = _with_interval(predicted, truth)
         member = groups.get(name, {})
-        entry["groups own_head PC"] = {
-            group: _spread([_group_pearson(fold, own, member, group) for fold in rows])
-            for group in sorted(set(member.values()))
-        }
+        if own is None:  # one score, no heads of its own for each data set
+            entry["pooled SRCC score"] = _with_interval(
+                np.array([row["predicted"] for fold in rows for row in fold]), truth
+            )
+            entry["groups pooled SRCC"] = _pooled_by_group(rows, member)
+        else:
+            heads = np.array([row["heads"] for fold in rows for row in fold])
+            mixture = np.array(weights or [1.0] * heads.shape[1])
+            mixture /= mixture.sum()
+            for kind, predicted in (("score", heads @ mixture), ("own_head", heads[:, own])):
+                entry[f"pooled SRCC {kind}"] = _with_interval(predicted, truth)
+            entry["groups own_head PC"] = {
+                group: _spread([_group_pearson(fold, own, member, group) for fold in rows])
+                for group in sorted(set(member.values()))
+            }
         result[name] = entry
     return result
 
@@ -106,6 +112,17 @@ def _spread(values: list[float]) -> dict[str, Any]:
     array = np.array(values, dtype=np.float64)
     sd = round(float(array.std(ddof=1)), 4) if len(array) > 1 else None
     return {"mean": round(float(array.mean()), 4), "sd": sd, "folds": [round(float(v), 4) for v in array]}
+
+
+def _pooled_by_group(rows: list[list[dict[str, Any]]], member: dict[str, str]) -> dict[str, list[float]]:
+    """[SRCC, low, high, images] of each subgroup over all folds."""
+    everything = [row for fold in rows for row in fold]
+    result = {}
+    for group in sorted(set(member.values())):
+        chosen = [row for row in everything if member.get(row["name"]) == group]
+        predicted, truth = (np.array([row[key] for row in chosen]) for key in ("predicted", "score"))
+        result[group] = [*_with_interval(predicted, truth), len(chosen)]
+    return result
 
 
 def _group_pearson(rows: list[dict[str, Any]], own: int, member: dict[str, str], group: str) -> float:

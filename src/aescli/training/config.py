@@ -86,8 +86,8 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """AesMamba with a frozen encoder whose weights bring a classifier of the ratings (`model.head_skip`): learn what
-    that classifier says of pictures without a rating, and ratings on its scale (`aescli.training.distil`).
+    """AesMamba on an encoder whose weights bring a classifier of the ratings (`model.head_skip`): go on saying what
+    that classifier says of pictures without a rating, and learn ratings on its scale (`aescli.training.distil`).
 
     weight: of the pictures without a rating, one with a rating counts 1; 0 = off. penalty: how much lower the mean
     should be for pictures that were spoilt on purpose, in ratings. spread: deviation of the ratings' targets as a

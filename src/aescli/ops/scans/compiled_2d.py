@@ -14,12 +14,24 @@ from torch import Tensor
 
 from aescli.ops.cross_scan import DIRECTIONS, scan_orders
 from aescli.ops.scans.compiled import _share
-from aescli.ops.scans.lanes import LANES, advance, load, multiply, scale, scale_add, softplus, store, zero
+from aescli.ops.scans.lanes import (
+    LANES,
+    LOG2E,
+    add,
+    advance,
+    load,
+    multiply,
+    scale,
+    scale_add,
+    softplus,
+    store,
+    zero,
+)
 
 
 def _kernel(x, p, W, bias, A, D, orders, y, length, channels, rank, states, begin_unit, end_unit):
     """All arrays are flat. x, y: (B, L, C); p: (B, L, 4, R + 2N), Δ's low rank, B and C; orders: (4, L);
-    per tile W: (4, tiles, R, LANES), bias: (4, tiles, LANES), A: (4, tiles, N, LANES), D: (tiles, LANES), the sum."""
+    per tile W: (4, tiles, R, LANES), bias: (4, tiles, LANES), A · log2 e: (4, tiles, N, LANES), D: (tiles, LANES)."""
     tiles = channels // LANES
     numbers = rank + 2 * states
     u = np.empty(length * LANES, np.float32)
@@ -43,10 +55,13 @@ def _kernel(x, p, W, bias, A, D, orders, y, length, channels, rank, states, begi
             for t in range(length):
                 at = orders[k * length + t]
                 i = ((b * length + at) * DIRECTIONS + k) * numbers
-                dt = start
-                for r in range(rank):
+                dt, odd = start, zero()  # two sums: one would wait for itself
+                for r in range(0, rank - 1, 2):
                     dt = scale_add(load(W, w + r * LANES), p[i + r], dt)
-                dt = softplus(dt)
+                    odd = scale_add(load(W, w + (r + 1) * LANES), p[i + r + 1], odd)
+                if rank % 2:
+                    dt = scale_add(load(W, w + (rank - 1) * LANES), p[i + rank - 1], dt)
+                dt = softplus(add(dt, odd))
                 source = multiply(dt, load(u, at * LANES))
                 out = load(total, at * LANES)
                 i += rank
@@ -87,7 +102,7 @@ def scan(x: Tensor, projected: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Te
     weights = (
         tiled(dt_weight),
         tiled(dt_bias.unsqueeze(-1)),
-        tiled(A.view(DIRECTIONS, channels, states)),
+        tiled(A.double().mul(LOG2E).view(DIRECTIONS, channels, states)),
         tiled(D.view(DIRECTIONS, channels, 1)).sum(0),
     )
     floats = [v.detach().contiguous().view(-1).numpy() for v in (projected.float(), *weights)]

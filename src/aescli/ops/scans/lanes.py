@@ -15,15 +15,23 @@ LANES = 32  # two registers of AVX-512, four of AVX2, eight of NEON
 _F32, _I32, _I16 = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 _ROW, _INTS, _SHORTS = (ir.VectorType(t, LANES) for t in (_F32, _I32, _I16))
 
-_LOG2E, _LN2 = 1.4426950408889634, 0.6931471805599453
-_SMALLEST, _LARGEST = -87.0, 88.0  # arguments of exp whose result is a normal float32
+LOG2E = 1.4426950408889634
+_LN2 = 0.6931471805599453
+_SMALLEST = -126.0  # exponent of two of a normal float32
 # Minimax fits of the relative error (Lawson's iteration, float64): (expm1(r) - r)/r² on |r| ≤ ln2/2, to 1.4e-8 of
-# expm1; log1p(e)/e on 0..1, to 3e-8.
+# expm1; (2^r - 1)/r on |r| ≤ 1/2, to 1.1e-8; log1p(e)/e on 0..1, to 3e-8.
 _EXPM1 = (0.5, 0.1666654348373413, 0.04166628047823906, 0.008366577327251434, 0.0013946439139544964)
+_EXP2M1 = (
+    *(0.6931471824645996, 0.24022649228572845, 0.05550357326865196),
+    *(0.009618237614631653, 0.0013390735257416964, 0.00015403512225020677),
+)
 _LOG1P = (
     *(0.9999999403953552, -0.4999949336051941, 0.3331909775733948, -0.2484298199415207, 0.19106008112430573),
     *(-0.13663245737552643, 0.07822594791650772, -0.029505228623747826, 0.005232690833508968),
 )
+# Added to a float32 of at most 2^22 it rounds it to a whole number, which then, plus the exponent's bias of 127,
+# is the sum's lowest bits.
+_ROUNDING = 1.5 * 2**23 + 127
 
 
 class Row(types.Type):
@@ -64,16 +72,15 @@ def _horner(builder, x, coefficients):
     return total
 
 
-def _split_exp(builder, x):
-    """exp(x) = power · (1 + q) with power = 2^k and q = expm1(x - k ln2)."""
-    for limit, beyond in ((_LARGEST, ">"), (_SMALLEST, "<")):  # so ordered that a NaN stays one
-        limit = _constant(limit)
-        x = builder.select(builder.fcmp_ordered(beyond, x, limit), limit, x)
-    k = _call(builder, "rint", builder.fmul(x, _constant(_LOG2E)))
-    r = _fma(builder, k, _constant(-_LN2), x)
-    q = _fma(builder, builder.fmul(r, r), _horner(builder, r, _EXPM1), r)
-    bits = builder.add(builder.fptosi(k, _INTS), _constant(127, _INTS))
-    return builder.bitcast(builder.shl(bits, _constant(23, _INTS)), _ROW), q
+def _at_least(builder, x, limit):
+    """max(x, limit), a NaN staying one."""
+    return builder.select(builder.fcmp_ordered("<", x, _constant(limit)), _constant(limit), x)
+
+
+def _power(builder, shifted):
+    """(k, 2^k) from k + _ROUNDING."""
+    bits = builder.shl(builder.bitcast(shifted, _INTS), _constant(23, _INTS))
+    return builder.fsub(shifted, _constant(_ROUNDING)), builder.bitcast(bits, _ROW)
 
 
 def _address(context, builder, signature, arguments, vector):
@@ -151,14 +158,24 @@ def multiply(typing_context, a, b):
 
 
 @intrinsic
+def add(typing_context, a, b):
+    """a + b."""
+    return row(row, row), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
 def advance(typing_context, h, exponent, x):
-    """exp(exponent) h + x through expm1: a decay rounded near 1 would bias a long sum, a rate does not."""
+    """2^exponent h + x for exponent ≤ 0, exact to rounding for decays near 1 too."""
 
     def build(context, builder, signature, arguments):
         h, exponent, x = arguments
-        power, q = _split_exp(builder, exponent)
-        rate = _fma(builder, power, q, builder.fsub(power, _constant(1.0)))
-        return builder.fadd(h, _fma(builder, rate, h, x))
+        exponent = _at_least(builder, exponent, _SMALLEST)
+        k, power = _power(builder, builder.fadd(exponent, _constant(_ROUNDING)))
+        r = builder.fsub(exponent, k)
+        rate = builder.fmul(r, _horner(builder, r, _EXP2M1))
+        # Near 1 the power is 1 and the state changes by its rate: a rounded decay would bias a long sum.
+        h = builder.fmul(h, power)
+        return builder.fadd(h, _fma(builder, h, rate, x))
 
     return row(row, row, row), build
 
@@ -169,10 +186,13 @@ def softplus(typing_context, x):
 
     def build(context, builder, signature, arguments):
         (x,) = arguments
-        positive = builder.fcmp_ordered(">", x, _constant(0.0))
-        power, q = _split_exp(builder, builder.select(positive, builder.fneg(x), x))
+        negative = builder.select(builder.fcmp_ordered(">", x, _constant(0.0)), builder.fneg(x), x)
+        negative = _at_least(builder, negative, _SMALLEST * _LN2)
+        k, power = _power(builder, _fma(builder, negative, _constant(LOG2E), _constant(_ROUNDING)))
+        r = _fma(builder, k, _constant(-_LN2), negative)
+        q = _fma(builder, builder.fmul(r, r), _horner(builder, r, _EXPM1), r)
         e = _fma(builder, power, q, power)  # exp(-|x|)
-        return _fma(builder, e, _horner(builder, e, _LOG1P), builder.select(positive, x, _constant(0.0)))
+        return _fma(builder, e, _horner(builder, e, _LOG1P), _at_least(builder, x, 0.0))
 
     return row(row), build
 

@@ -1,0 +1,141 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from aescli.data.profiles import read_profile, read_ratings_sheet
+from aescli.errors import AesError
+
+GOOD = """
+user: alice
+experience: {art: competent, photo: expert}
+traits: {openness: 7, neuroticism: 2.5}
+characters: {favourite film: Stalker, age: 31}
+scale: [1, 5]
+ratings:
+  - {image: a.jpg, score: 4}
+  - {image: sub/b.jpg, score: 2.5}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "sub/b.jpg", "c d.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    return tmp_path
+
+
+def read(folder, text, images=None):
+    path = folder / "alice.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_profile(path, images)
+
+
+def test_everything_a_profile_can_say(folder):
+    profile = read(folder, GOOD)
+    assert (profile.user, profile.scale) == ("alice", (1.0, 5.0))
+    assert profile.experience == {"art": "competent", "photo": "expert"}
+    assert profile.traits == {"openness": 7.0, "neuroticism": 2.5}
+    assert profile.characters == {"favourite film": "Stalker", "age": "31"}
+    assert [(r.image, r.score) for r in profile.ratings] == [("a.jpg", 4.0), ("sub/b.jpg", 2.5)]
+    assert all(r.path.is_file() for r in profile.ratings)
+    assert (folder / "alice.yaml").read_text() == GOOD
+
+
+def test_little_is_enough(folder):
+    profile = read(folder, "user: 17\nscale: [0, 10]\n")
+    assert (profile.user, profile.ratings, profile.traits) == ("17", (), {})
+
+
+def test_images_are_looked_for_beside_the_profile_first_and_then_in_the_folder_given(
+    folder, tmp_path_factory
+):
+    other = tmp_path_factory.mktemp("photos")
+    for name in ("a.jpg", "far.jpg"):
+        Image.new("RGB", (4, 4)).save(other / name)
+    text = "user: a\nscale: [1, 5]\nratings: [{image: a.jpg, score: 1}, {image: far.jpg, score: 2}]"
+    assert [r.path.parent for r in read(folder, text, other).ratings] == [folder, other]
+    with pytest.raises(
+        AesError, match=r"entry 2: far.jpg: image not found in .*name the folder with --images"
+    ):
+        read(folder, text)
+
+
+@pytest.mark.parametrize(
+    "sheet",
+    ["image,score\na.jpg,4\n c d.jpg , 2\nsub/b.jpg,\n", "file;rating\na.jpg;4,0\nc d.jpg;2,0\nsub/b.jpg;\n"],
+)
+def test_ratings_from_tables_empty_scores_left_out(folder, sheet):
+    (folder / "r.csv").write_text(sheet)
+    for ratings in ("r.csv", "[r.csv]"):
+        profile = read(folder, f"user: a\nscale: [1, 5]\nratings: {ratings}")
+        assert [(r.image, r.score) for r in profile.ratings] == [("a.jpg", 4.0), ("c d.jpg", 2.0)]
+    both = read(folder, "user: a\nscale: [1, 5]\nratings: [r.csv, {image: sub/b.jpg, score: 3}]")
+    assert len(both.ratings) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("openness", "opennes"), r"unknown trait 'traits.opennes'; did you mean 'openness'\?"),
+        (("openness: 7", "openness: high"), "traits.openness: 'high' is not a number"),
+        (("photo:", "music:"), "unknown kind of experience 'experience.music'; known here: art, photo"),
+        (("expert", "expret"), r"experience.photo: 'expret' is no level; did you mean 'expert'\?"),
+        (("scale:", "skale:"), r"unknown field 'skale'; did you mean 'scale'\?"),
+        (("scale: [1, 5]", ""), "scale: missing; give the lowest and highest rating"),
+        (("[1, 5]", "[5, 1]"), "scale: the lowest rating comes first, and 5 is not below 1"),
+        (("[1, 5]", "5"), r"scale: must be two numbers such as \[1, 5\]"),
+        (("score: 4", "score: 6"), r"entry 1: a.jpg: score 6 lies outside the scale 1 to 5"),
+        (("score: 4", "score: good"), "entry 1: a.jpg: 'good' is not a number"),
+        (("score: 4", "score: true"), "the score must be a number"),
+        (("score: 4", "stars: 4"), "unknown field"),
+        (("sub/b.jpg", "./a.jpg"), r"entry 2: ./a.jpg: already rated in .*entry 1; keep one of the two"),
+        (("a.jpg", "x.jpg"), "entry 1: x.jpg: image not found in"),
+        (("user: alice", "user: "), "user: a name is needed"),
+        (("user: alice", "user: [alice"), r"alice.yaml:\d+: not valid YAML"),
+        (("{image: a.jpg, score: 4}", "none.csv"), "none.csv does not exist"),
+        (("{image: a.jpg, score: 4}", "{score: 4}"), "entry 1: names no image"),
+        (("characters: {favourite film: Stalker, age: 31}", "characters: tall"), "characters: must be a mapping"),
+        (("age: 31", "age: [31]"), "characters.age: must be a short text"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_place_and_the_remedy(folder, change, words):
+    assert change[0] in GOOD
+    with pytest.raises(AesError, match=words) as error:
+        read(folder, GOOD.replace(*change))
+    assert "alice.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_several_mistakes_are_told_at_once(folder):
+    rows = "".join(f"  - {{image: no{i}.jpg, score: 3}}\n" for i in range(7))
+    with pytest.raises(AesError, match=r"no0.*no1.*no2.*and 4 more") as error:
+        read(folder, f"user: a\nscale: [1, 5]\nratings:\n{rows}")
+    assert "no3" not in str(error.value)
+
+
+def test_too_few_and_equal_ratings(folder):
+    profile = read(folder, GOOD)
+    profile.require_ratings(2)
+    with pytest.raises(AesError, match="2 ratings, 10 needed: 8 missing; --suggest 8 --images DIR"):
+        profile.require_ratings(10)
+    equal = read(folder, GOOD.replace("2.5}", "4}").replace("neuroticism: 4", "neuroticism: 2"))
+    with pytest.raises(AesError, match="all 2 ratings are 4, which says nothing"):
+        equal.require_ratings(2)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_profile_or_a_sentence(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "p.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(AesError):  # anything else would be a traceback
+        read_profile(path)
+
+
+def test_a_sheet_with_a_torn_row_is_refused(folder):
+    (folder / "r.csv").write_text("image,score\na.jpg,4,oops\n")
+    with pytest.raises(AesError, match=r"r.csv:2.*3 cells where the first row has 2"):
+        read_ratings_sheet(folder / "r.csv")
