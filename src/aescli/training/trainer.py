@@ -295,7 +295,7 @@ class Trainer:
 
 
 def depths_below_last(names: Iterable[str]) -> dict[str, int]:
-    """How many blocks lie above each encoder parameter, by the order of the names: 0 for the last block and what follows
+    """How many blocks lie above each encoder parameter, by the order of names: 0 for the last block and what follows
     it, the number of all blocks for what comes before the first (stem, embeddings)."""
     seen: dict[str, int] = {}
     place = {}
