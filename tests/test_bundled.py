@@ -59,7 +59,9 @@ def test_a_wheel_holds_presets_model_and_nothing_else_that_is_large(tmp_path):
     for name in presets.names():
         assert f"aescli/presets/{name}.yaml" in sizes
     assert "aescli/weights/momamba-lite/model.safetensors" in sizes
-    assert [n for n, size in sizes.items() if size > 500_000] == [
-        "aescli/weights/momamba-lite/model.safetensors"
-    ]
+    assert "aescli/personalization/page.html" in sizes
+    assert {n for n, size in sizes.items() if size > 500_000} == {
+        "aescli/weights/momamba-lite/model.safetensors",
+        "aescli/weights/momamba-lite/taste.safetensors",
+    }
     assert not any("__pycache__" in name or name.startswith("tests") for name in sizes)

@@ -33,8 +33,8 @@ def test_the_halves_are_the_whole(cut):
     whole = encoder(x)[0]
     assert whole.shape == (2, encoder.channels[0], 1, 1)
     torch.testing.assert_close(encoder.upper(encoder.lower(x))[0], whole)
-    torch.testing.assert_close(whole[:, encoder.last_mean, 0, 0], encoder.inner(x)[-1].mean((2, 3)))
-    assert encoder_statistics(encoder) == encoder_statistics(encoder.inner)
+    torch.testing.assert_close(whole[:, encoder.last_mean, 0, 0], encoder.inners[0](x)[-1].mean((2, 3)))
+    assert encoder_statistics(encoder) == encoder_statistics(encoder.inners[0])
 
 
 def test_other_encoders_can_be_summed_up_too():

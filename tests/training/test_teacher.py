@@ -74,14 +74,14 @@ def pictures(tmp_path):
 def test_features_are_of_both_sides_and_kept(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "encoder_statistics", lambda _: ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     encoder, device, cache = _Encoder(), torch.device("cpu"), tmp_path / "kept"
-    first = teacher._pooled(encoder, pictures, device, cache)
+    first = teacher.pooled_clean(encoder, pictures, device, cache)
     x = np.stack([pictures.clean(i) for i in range(3)]) / 127.5 - 1
     expected = np.c_[x.mean((1, 2)), (x.mean(-1) ** 2).mean((1, 2))]
     np.testing.assert_allclose(first, expected, atol=1e-2)  # bfloat16 where the processor has it
     calls = encoder.calls
-    np.testing.assert_array_equal(teacher._pooled(encoder, pictures, device, cache), first)
+    np.testing.assert_array_equal(teacher.pooled_clean(encoder, pictures, device, cache), first)
     assert encoder.calls == calls
-    np.testing.assert_array_equal(teacher._pooled(encoder, pictures, device, None), first)
+    np.testing.assert_array_equal(teacher.pooled_clean(encoder, pictures, device, None), first)
     assert encoder.calls > calls
 
 
@@ -104,7 +104,7 @@ def test_broken_off_writing_leaves_no_features_to_be_read(tmp_path, monkeypatch)
 def test_unknown_opinions_cost_nothing():
     loss = MoMambaLoss(LossConfig(classification=0, regression=0, teacher=2.0), (2.0, 3.0))
     heads = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    output = MoMambaOutput(heads.mean(1), None, heads, {}, heads)
+    output = MoMambaOutput(heads.mean(1), None, heads, {}, heads, heads)
     opinions = torch.tensor([[1.5, torch.nan], [torch.nan, torch.nan]])
     terms = loss(output, torch.zeros(2), torch.ones(2), torch.zeros(2, dtype=torch.long), opinions)
     torch.testing.assert_close(terms["total"], torch.tensor(2.0 * 0.25))

@@ -37,7 +37,8 @@ def can_plot() -> bool:
 
 def write_plot(study: Study, rows: Sequence[Row], folder: Path) -> None:
     """plot.png and plot.svg in `folder`; nothing without matplotlib or before the first figure is known."""
-    metrics = [m for m in columns(study, [row for row in rows if row.folds]) if m in _PANELS][:3]
+    known = columns(study, [row for row in rows if row.folds])
+    metrics = [metric for metric in _PANELS if metric in known][:3]
     if not can_plot() or not metrics:
         return
     from aescli.evaluation.report.style import styled

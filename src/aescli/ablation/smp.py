@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def run_smp(
 
     Raises UsageError for a preset that reads no prompt, AesError for ratings that are too few or describe nobody.
     """
+    if None in settings.folds:
+        settings = replace(settings, folds=(1,))
     device, protocol = device or torch.device("cpu"), protocol or Protocol()
     preset = load_preset(settings.preset, list(settings.changes))
     if getattr(preset.model, "text", None) is None:
@@ -94,7 +97,10 @@ def run_smp(
             "study smp needs images that the generic model has not seen: the data set has no test part"
         )
     folder = settings.out / "generic" / "model"
-    finish_run(generic, data, parts, folder, settings, settings.out / "features", device, log, progress)
+    features = settings.features or settings.out / "features"
+    finish_run(generic, data, parts, folder, settings, features, device, log, progress)
+    if settings.features is None:
+        shutil.rmtree(features, ignore_errors=True)
     ratings = read_ratings("auto", settings.sources[0], settings.images)
     unseen = {data.pictures.samples[i].path.resolve() for test in parts.test.values() for i in test}
     key = run_key(generic, data, parts)
@@ -102,7 +108,7 @@ def run_smp(
     runs: dict[tuple[str, str], dict[str, Figures]] = {}
     rows: list[Row] = []
     parameters = {variant.name: parameter_count(preset) for variant in study.variants}
-    for repeat in [fold or 1 for fold in settings.folds]:
+    for repeat in settings.folds:
         people = draw(ratings, unseen, protocol, repeat)
         if len(people) < protocol.users:
             log(f"repeat {repeat}: {len(people)} users have {protocol.shots + protocol.tests} unseen ratings and "

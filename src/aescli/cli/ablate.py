@@ -38,7 +38,12 @@ def ablate(
     ],
     data: Annotated[
         list[Path] | None,
-        _option("--data", metavar="PATH", help="Label file or folder of a data set (no default)."),
+        _option(
+            "--data",
+            metavar="PATH",
+            help="Label file or folder of a data set; of several, learnt together, the table is about the first "
+            "(no default).",
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -106,7 +111,7 @@ def ablate(
         tuple(data or ()),
         images,
         out or Path("."),
-        _folds(folds),
+        _folds(folds or ("1" if study is StudyName.smp else None)),
         features,
         tuple(reuse or ()),
     )
@@ -172,5 +177,4 @@ def _live(quiet: bool):
 def _print(table: Any) -> None:
     from rich.console import Console
 
-    wide = sys.stdout.isatty() or None
-    Console(width=None if wide else 160, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models.efficientnet import EfficientNetEncoder, packaged_weights
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
 from aescli.models.pooling import PooledEncoder
 from aescli.models.vmamba import VARIANTS, VMamba
@@ -37,7 +38,7 @@ class EncoderConfig:
     fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
         function with frozen statistics, a third faster in training and scoring.
     pooling: "maps" hands on the levels as they are; "statistics" their channels' means and deviations as one level
-        of one position.
+        of one position. also: with "statistics", further encoders of the same input whose statistics are appended.
     """
 
     name: str = "vit_base_patch16_224"
@@ -48,6 +49,12 @@ class EncoderConfig:
     drop_path: float = 0.0
     fold_norms: bool = False
     pooling: Literal["maps", "statistics"] = "maps"
+    also: "tuple[EncoderConfig, ...]" = ()
+
+    def without_weights(self) -> "EncoderConfig":
+        """The same architecture, nothing to load or fetch."""
+        also = tuple(config.without_weights() for config in self.also)
+        return replace(self, weights=None, pretrained=False, also=also)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -253,7 +260,14 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
         if config.name != "mobilenetv1":
             raise AesError(f"encoder.fold_norms: {config.name} cannot fold its norms; only mobilenetv1 can")
         encoder.net = fold_norms(encoder.net)
-    return PooledEncoder(encoder) if config.pooling == "statistics" else encoder
+    if config.pooling == "statistics":
+        others = [build_encoder(replace(c, pooling="maps"), initialise=initialise) for c in config.also]
+        if any(encoder_statistics(other) != encoder_statistics(encoder) for other in others):
+            raise AesError("encoder.also: all encoders must want the same mean and deviation of their input")
+        return PooledEncoder([encoder, *others])
+    if config.also:
+        raise AesError("encoder.also: only encoder.pooling: statistics can join encoders")
+    return encoder
 
 
 def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
@@ -278,6 +292,8 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
         if is_transformer:
             model = timm.create_model(config.name, img_size=config.image_size, num_classes=0, **options)
             return TransformerEncoder(model, config.levels)
+        if config.name.startswith(("efficientnet_", "tf_efficientnet_")):
+            return EfficientNetEncoder(timm.create_model(config.name, **options), config.levels)
         try:
             return StageEncoder(config.name, config.levels, img_size=config.image_size, **options)
         except TypeError:  # convolutional models take any size and no img_size
@@ -291,7 +307,7 @@ def _timm_encoder(config: EncoderConfig, *, pretrained: bool) -> nn.Module:
 def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (0..1 RGB) that the encoder's weights expect."""
     if isinstance(encoder, PooledEncoder):
-        encoder = encoder.inner
+        encoder = encoder.inners[0]
     if isinstance(encoder, MobileNetV1Encoder):
         return encoder.mean, encoder.std
     config = getattr(encoder.net, "pretrained_cfg", None) or {}
@@ -324,9 +340,8 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
         return
     if not path.is_file():
         raise AesError(f"encoder.weights: {path}: no such file")
-    state = {
-        key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
-    }
+    state = _read_state(path) if path.suffix in (".pth", ".pt") else load_file(path)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(encoder, MobileNetV1Encoder):
         body = {k: v for k, v in state.items() if k.startswith(("conv.", "bn.", "blocks."))}
         if "g.weight" in state:
@@ -339,6 +354,8 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
             from timm.models.vision_transformer import checkpoint_filter_fn
 
             body = checkpoint_filter_fn(dict(state), target)
+        elif isinstance(encoder, EfficientNetEncoder) and "_conv_stem.weight" in state:
+            body = packaged_weights(state, target)
     missing, unexpected = target.load_state_dict(body, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
@@ -346,6 +363,17 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
             f"encoder.weights: {path} lacks {len(missing)} tensors that {type(encoder).__name__} needs, "
             f"first {missing[0]!r}; it holds {len(unexpected)} others"
         )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """A .pth file's tensors; whatever else it holds is refused, since unpickling it could run anything."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise AesError(f"encoder.weights: {path}: cannot be read as plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise AesError(f"encoder.weights: {path}: holds other things than named tensors")
+    return state
 
 
 def _from_caffe_input(state: dict[str, Tensor]) -> None:

@@ -1,7 +1,9 @@
-"""An encoder whose feature maps are summed up as statistics: mean and deviation of every channel of every level.
+"""Encoders whose feature maps are summed up as statistics: mean and deviation of every channel of every level.
 
-Knows the encoders' interface; knows nothing about which encoder it wraps.
+Knows the encoders' interface; knows nothing about which encoders it wraps.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,42 +23,60 @@ def channel_statistics(levels: list[Tensor]) -> Tensor:
 
 
 class PooledEncoder(nn.Module):
-    """Wraps an encoder; its one level is `channel_statistics` of the inner one's levels.
+    """Wraps one or more encoders of the same input; its one level is the `channel_statistics` of all their levels.
 
     Its lower half sums up the levels that are frozen, so that cached features stay small. `last_mean` says where the
-    means of the deepest level lie among the channels.
+    means of the first encoder's deepest level lie among the channels.
     """
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inners: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.inner = inner
-        total = 2 * sum(inner.channels)
-        self.channels = [total]
-        self.last_mean = slice(total - 2 * inner.channels[-1], total - inner.channels[-1])
+        self.inners = nn.ModuleList(inners)
+        self.channels = [2 * sum(sum(inner.channels) for inner in inners)]
+        end = 2 * sum(inners[0].channels)
+        self.last_mean = slice(end - 2 * inners[0].channels[-1], end - inners[0].channels[-1])
 
     @property
     def net(self) -> nn.Module:
-        return self.inner.net
+        return self.inners[0].net
 
     @property
     def cut(self) -> int:
-        return self.inner.cut
+        return self.inners[0].cut
 
     def set_cut(self, blocks: int) -> None:
-        self.inner.set_cut(blocks)
+        """Freeze so many blocks of the first encoder, and all but the last of the others where blocks is not 0."""
+        self.inners[0].set_cut(blocks)
+        for inner in self.inners[1:]:
+            inner.set_cut(blocks and max(1, max(inner.levels) - 1))
 
     def lower(self, images: Tensor) -> list[Tensor]:
-        """[the inner state, statistics of the levels below it], or the statistics of all where all is frozen."""
-        if self.inner.whole and self.cut:
-            return [channel_statistics(self.inner.lower(images))]
-        state, *below = self.inner.lower(images)
-        return [state, *([channel_statistics(below)] if below else [])]
+        """[each encoder's state, then for each that has levels below its state their statistics].
+
+        The state of an encoder that is frozen as a whole is the statistics of all its levels.
+        """
+        states, below = [], []
+        for inner in self.inners:
+            if inner.whole and inner.cut:
+                states.append(channel_statistics(inner.lower(images)))
+                continue
+            state, *levels = inner.lower(images)
+            states.append(state)
+            if levels:
+                below.append(channel_statistics(levels))
+        return states + below
 
     def upper(self, state: list[Tensor]) -> list[Tensor]:
-        if self.inner.whole and self.cut:
-            return state
-        statistics = channel_statistics(self.inner.upper(state[:1]))
-        return [torch.cat([*state[1:], statistics], 1)]
+        count = len(self.inners)
+        below, parts = iter(state[count:]), []
+        for inner, own in zip(self.inners, state[:count], strict=True):
+            if inner.whole and inner.cut:
+                parts.append(own)
+                continue
+            if any(level < inner.cut for level in inner.levels):
+                parts.append(next(below))
+            parts.append(channel_statistics(inner.upper([own])))
+        return [torch.cat(parts, 1)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [channel_statistics(self.inner(images))]
+        return [torch.cat([channel_statistics(inner(images)) for inner in self.inners], 1)]

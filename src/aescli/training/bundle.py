@@ -158,7 +158,8 @@ def bundle(
         state = half_precision(state)
     card = replace(checkpoint.card, name=name, **{**card, "metrics": {**card.get("metrics", {}), **metrics}})
     config = json.loads(json.dumps(checkpoint.config))
-    config["model"]["encoder"]["weights"] = None  # where they came from is the card's to say, not a path
+    for encoder in (config["model"]["encoder"], *config["model"]["encoder"].get("also", [])):
+        encoder["weights"] = None  # where they came from is the card's to say, not a path
     save_checkpoint(out / name, state, config, card, None, set(checkpoint.training_hashes))
     return change
 
