@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models import checkpoint as checkpoints
 from aescli.models.answers import Answers
-from aescli.models.checkpoint import Card, Checkpoint, Preprocessing, resolve
+from aescli.models.checkpoint import Card, Checkpoint, Preprocessing
 from aescli.models.checkpoint import _parse as parse
 from aescli.models.text import TOKENIZER, TextConfig, TextTokenizer, parse_tokenizer
 
@@ -123,7 +124,7 @@ def exported_file(spec: str | Path | None) -> Path | None:
 def model_folder(spec: str | Path) -> Path:
     """The folder that holds what belongs to a model: a checkpoint's own, or an exported file's."""
     file = exported_file(spec)
-    return resolve(spec) if file is None else file.parent
+    return checkpoints.resolve(spec) if file is None else file.parent
 
 
 def file_digest(path: Path) -> str:
