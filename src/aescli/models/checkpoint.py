@@ -33,7 +33,7 @@ WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
 )
 CHECKPOINT = "checkpoint"  # of a training run's folder
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
-DEFAULT_MODELS = {"fbp": "momamba-lite"}
+DEFAULT_MODELS = {"fbp": "momamba-lite", "viaa": "aesmamba-lite"}
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
-def half_precision(state: dict[str, torch.Tensor], smallest: int = 20_000) -> dict[str, torch.Tensor]:
+def half_precision(state: dict[str, torch.Tensor], smallest: int = 9_000) -> dict[str, torch.Tensor]:
     """Large weight matrices as fp16, for shipping; the rest as it is.
 
     Norms, biases and tensors of fewer than `smallest` elements cost nothing and matter most: early convolutions span

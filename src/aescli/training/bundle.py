@@ -79,6 +79,8 @@ def fold_table(
         entry: dict[str, Any] = {"images": [t[name]["n"] for t in tables], "folds": {}}
         for kind in [k for k in ("own_head", "classes") if k in tables[0][name]] or ["score"]:
             for figure in tables[0][name][kind]:
+                if kind == "score" and not figure.endswith(("PLCC", "SRCC", "KRCC")):
+                    continue  # the labels' scale was brought to the model's, not the other way round
                 entry["folds"][f"{kind} {figure}"] = _spread([t[name][kind][figure] for t in tables])
         rows = [json.loads((run / f"test_{name}.json").read_text()) for run in runs]
         own = _own_head(runs[0], name) if tables[0][name].get("own_head") else None
