@@ -47,7 +47,7 @@ def extract(
         answers = iter(())
         if usable:
             prediction = predictor.predict(np.stack([item.crops[0].pixels for item in usable]))
-            if prediction.features is None:
+            if not prediction.features.shape[1]:
                 raise AesError("this model gives no image features, so it cannot be made personal")
             answers = iter(zip(prediction.features, prediction.scores, strict=True))
         rows = []
