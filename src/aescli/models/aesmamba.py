@@ -114,7 +114,7 @@ class AesMambaOutput(NamedTuple):
     distributions: dict[str, Tensor]
     category_logits: dict[str, Tensor]
     features: Tensor
-    levels: Tensor
+    levels: Tensor | None = None
 
     def halves_averaged(self) -> "AesMambaOutput":
         """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""

@@ -71,7 +71,7 @@ class MoMambaOutput(NamedTuple):
     head_scores: Tensor | None
     routing: dict[str, Tensor]
     features: Tensor
-    levels: Tensor
+    levels: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor | None:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -91,13 +91,14 @@ class Trainer:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
+        depths = depths_below_last(name for name, _ in self.model.named_parameters())
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in [*self.model.named_parameters(), *self.objective.named_parameters()]:
             if not parameter.requires_grad:
                 continue
             rate = config.lr
             if name.startswith("encoder."):
-                rate *= config.encoder_lr * config.layer_decay ** self._depth_below_last(name)
+                rate *= config.encoder_lr * config.layer_decay ** depths[name]
             elif name.startswith("skips."):
                 rate *= config.skip_lr
             decayed = parameter.dim() > 1 and not getattr(parameter, "_no_weight_decay", False)
@@ -106,12 +107,6 @@ class Trainer:
         if not groups:
             raise AesError("train.frozen_blocks: nothing is left to train")
         return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-
-    def _depth_below_last(self, name: str) -> int:
-        parts = name.split(".")
-        if "blocks" not in parts:
-            return 0 if "norm" in parts else len(getattr(self.model.encoder.net, "blocks", []))
-        return len(self.model.encoder.net.blocks) - 1 - int(parts[parts.index("blocks") + 1])
 
     def run(self, resume: bool = False) -> None:
         """Train to the last epoch; the model then holds the selected weights."""
@@ -297,6 +292,21 @@ class Trainer:
         self.average, self.best_state = state["average"], state["best_state"]
         self.epoch, self.best = state["epoch"], state["best"]
         self.history = json.loads(state["history"])
+
+
+def depths_below_last(names: Iterable[str]) -> dict[str, int]:
+    """How many blocks lie above each encoder parameter, by the order of names: 0 for the last block and what follows
+    it, the number of all blocks for what comes before the first (stem, embeddings)."""
+    seen: dict[str, int] = {}
+    place = {}
+    for name in names:
+        if not name.startswith("encoder."):
+            continue
+        parts = name.split(".")
+        if "blocks" in parts[:-1]:
+            seen.setdefault(".".join(parts[: parts.index("blocks") + 2]), len(seen))
+        place[name] = len(seen)
+    return {name: len(seen) - number for name, number in place.items()}
 
 
 def _freeze_statistics(encoder: nn.Module) -> None:
