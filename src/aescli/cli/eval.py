@@ -31,6 +31,15 @@ from aescli.cli.common import (
     progress,
     scale_of,
 )
+from aescli.cli.personalized import (
+    PersonalizedOption,
+    RepeatsOption,
+    SelectOption,
+    ShotsOption,
+    TestsOption,
+    UserInfoOption,
+    UsersOption,
+)
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
@@ -230,8 +239,20 @@ def evaluate(
     ] = 10_000,
     seed: Annotated[
         int,
-        _option("--seed", metavar="N", min=0, help="Seed of the resamples (default: 0)."),
+        _option(
+            "--seed",
+            metavar="N",
+            min=0,
+            help="Seed of the resamples, or of the draws of --personalized (default: 0).",
+        ),
     ] = 0,
+    personalized: PersonalizedOption = False,
+    shots: ShotsOption = None,
+    users: UsersOption = None,
+    tests: TestsOption = None,
+    draws: RepeatsOption = None,
+    select: SelectOption = None,
+    user_info: UserInfoOption = None,
     batch_size: BatchSizeOption = "auto",
     workers: WorkersOption = "auto",
     device: DeviceOption = "auto",
@@ -250,6 +271,32 @@ def evaluate(
         aes eval --data scut-fbp5500/labels.csv --images scut-fbp5500/images --fold 1 --report out
         aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
     """
+    if personalized:
+        _refuse(
+            "--personalized measures a model on people's own ratings; leave out",
+            ("--predictions", predictions), ("--raters", raters), ("--fold", fold), ("--split", split),
+            ("--train-part", train_part), ("--against", against), ("--group-by", group_by), ("--report", report),
+            ("--repeat", repeats), ("--image-column", image_column), ("--score-column", score_column),
+            ("--label-scale", label_scale), ("--prediction-columns", prediction_columns), ("--scale", scale),
+            ("--cuts", cuts), ("--good-above", good_above),
+        )  # fmt: skip
+        from aescli.cli.personalized import evaluate_personalized, make_plan
+
+        plan = make_plan(shots, users, tests, draws, select, seed)
+        measured = evaluate_personalized(
+            data, images, layout.value, variant.value, user_info, plan, model=model, task=task.value, device=device,
+            dtype=dtype.value, faces=faces.value, workers=workers, quiet=quiet,
+        )  # fmt: skip
+        from aescli.personalization import results
+
+        form = {"table": results.as_table, "json": results.as_json, "csv": results.as_csv}[format.value]
+        _emit(form(measured), out)
+        return
+    _refuse(
+        "without --personalized there is no use for",
+        ("--shots", shots), ("--users", users), ("--tests", tests), ("--repeats", draws), ("--select", select),
+        ("--user-info", user_info),
+    )  # fmt: skip
     if predictions is not None and model is not None:
         raise UsageError(
             "--predictions and --model exclude each other: a predictions file has its scores already"
@@ -373,6 +420,13 @@ def evaluate(
         note(f"aes: report: {page}", quiet=quiet)
     write = {"table": tables.as_table, "json": tables.as_json, "csv": tables.as_csv}[format.value]
     _emit(write(result), out)
+
+
+def _refuse(why: str, *options: tuple[str, object]) -> None:
+    """UsageError for the first option that was given."""
+    for name, value in options:
+        if value not in (None, False, []):
+            raise UsageError(f"{why} {name}")
 
 
 def _predict(

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from aescli.personalization.prior import TastePrior
     from aescli.scoring.predictor import Predictor
 
-USERS = Path("users")
 _LEAST_TESTED = 5
 """Fewer held-back ratings give no correlation worth printing."""
 
@@ -143,6 +142,8 @@ def personalize(
 
 
 def _profile_path(user: str) -> Path:
+    from aescli.personalization.adapter import USERS
+
     given = Path(user)
     places = [given]
     if given.suffix not in (".yaml", ".yml"):
@@ -215,6 +216,7 @@ def _fit(
     import numpy as np
 
     from aescli.personalization.adapter import (
+        USERS,
         fit_adapter,
         leave_one_out,
         personal_scores,

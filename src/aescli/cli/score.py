@@ -39,6 +39,7 @@ from aescli.cli.score_options import (
     GalleryOption,
     LinkToOption,
     ShardOption,
+    UserOption,
     WhereOption,
     XmpOption,
 )
@@ -84,6 +85,7 @@ def score(
     model: ModelOption = None,
     raters: RatersOption = None,
     comments: CommentsOption = None,
+    user: UserOption = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -173,7 +175,7 @@ def score(
     """Score photos: a row per image or face, in the order of the input.
 
     Columns: path, face_index, face (x1;y1;x2;y2 in pixels of the upright original), score, class (1 =
-    lowest), class_prob, a column for each attribute where a model has several, error. Scores and
+    lowest), class_prob, a column for each attribute where a model has several and for each --user, error. Scores and
     probabilities have 4 decimals, score_100 has 2. An image that cannot be read or shows no face gets a row
     that says so; the run goes on. class is the model's own classification, not the score rounded: the two
     may disagree between neighbouring classes, more so where
@@ -183,7 +185,7 @@ def score(
 
     Examples:
         aes score ./photos --out scores.csv
-        aes score ./photos --where 'score >= 4' --copy-to best --gallery best.html
+        aes score ./photos --user alice --where 'score_alice >= 4' --copy-to best --gallery best.html
     """
     from aescli.runtime import available_cpus, keep_freed_memory, one_thread_per_operation
 
@@ -191,6 +193,7 @@ def score(
     keep_freed_memory()
 
     from aescli.data.finding import find_images, printable
+    from aescli.personalization.scoring import find_users, with_users
     from aescli.scoring import predictor as predictors
     from aescli.scoring import shards
     from aescli.scoring.output import FileOutput
@@ -214,6 +217,7 @@ def score(
                 "--gallery": gallery,
                 "--resume": resume,
                 "--shard": shard,
+                "--user": user,
                 "several --device": "," in device,
             },
         )
@@ -224,11 +228,12 @@ def score(
         _check(out, kind, resume=resume, no_clobber=no_clobber)
     if kind == "parquet":
         require_parquet()
+    users = find_users(user or (), paths, task.value)
     images = find_images(paths)
     if shard is not None:
         images = shards.shard(images, *shards.parse_shard(shard))
     load = partial(predictors.load_predictor, model, task=task.value, dtype=dtype.value, raters=raters)
-    predictor = load(device=device if engine is Engine.local else "cpu")
+    predictor = with_users(load(device=device if engine is Engine.local else "cpu"), users)
 
     written = _comments(comments, predictor.reads_text, task, quiet=quiet)
     from aescli.scoring.gallery import Gallery

@@ -37,6 +37,15 @@ EngineOption = Annotated[
         "Parquet files (default: local).",
     ),
 ]
+UserOption = Annotated[
+    list[str] | None,
+    _option(
+        "--user",
+        metavar="NAME|PATH|PATTERN",
+        help="Also score as this person would, in a column score_NAME on their own scale: a name in users/, a "
+        "folder, the profile, or a quoted pattern such as 'users/*'; once for each (default: nobody).",
+    ),
+]
 GalleryOption = Annotated[
     str | None,
     _option(

@@ -70,29 +70,22 @@ def read_profile(path: Path, images: Path | None = None) -> Profile:
     Raises AesError with one line that names the file, the field and the remedy; where several ratings are wrong, the
     first ones and how many.
     """
-    text = read_text(path)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise AesError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(values, dict):
-        raise AesError(f"{path}: a profile is a mapping with the fields {', '.join(_FIELDS)}")
-    _refuse_unknown(path, "", values, _FIELDS)
-    user = values.get("user")
-    if not isinstance(user, str | int) or isinstance(user, bool) or not str(user).strip():
-        raise AesError(f"{path}: user: a name is needed, such as user: alice")
+    values = _values(path)
     scale = _scale(path, values.get("scale"))
     return Profile(
         source=path,
-        user=str(user).strip(),
+        user=_user(path, values),
         scale=scale,
         ratings=_ratings(path, values.get("ratings"), scale, images),
         experience=_experience(path, values.get("experience")),
         traits=_traits(path, values.get("traits")),
         characters=_characters(path, values.get("characters")),
     )
+
+
+def read_name(path: Path) -> str:
+    """The name of the profile's user; the rest of the profile is not read. Raises AesError as `read_profile` does."""
+    return _user(path, _values(path))
 
 
 def read_ratings_sheet(path: Path) -> list[tuple[str, str, str]]:
@@ -110,6 +103,27 @@ def read_ratings_sheet(path: Path) -> list[tuple[str, str, str]]:
         for line, cells in table.rows
         if cells[score].strip()
     ]
+
+
+def _values(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise AesError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise AesError(f"{path}: a profile is a mapping with the fields {', '.join(_FIELDS)}")
+    _refuse_unknown(path, "", values, _FIELDS)
+    return values
+
+
+def _user(path: Path, values: dict[str, Any]) -> str:
+    user = values.get("user")
+    if not isinstance(user, str | int) or isinstance(user, bool) or not str(user).strip():
+        raise AesError(f"{path}: user: a name is needed, such as user: alice")
+    return str(user).strip()
 
 
 def _refuse_unknown(path: Path, prefix: str, values: Iterable[Any], known: Sequence[str]) -> None:

@@ -82,6 +82,7 @@ def load_tokenizer(folder: Path, config: TextConfig) -> TextTokenizer:
     Raises:
         AesError: the extra `text` is not installed, or the file is missing or damaged.
     """
+    require_transformers()
     path = folder / TOKENIZER
     if not path.is_file():
         raise AesError(f"{path}: no such file: the checkpoint reads text but came without its tokenizer")

@@ -22,6 +22,8 @@ from aescli.errors import AesError
 from aescli.personalization.prior import TastePrior
 
 WEIGHTS, CARD = "adapter.safetensors", "user.json"
+USERS = Path("users")
+"""Where personal models lie unless said otherwise, a folder for each user."""
 
 
 @dataclass(frozen=True)
