@@ -269,7 +269,6 @@ def evaluate(
 
     Examples:
         aes eval --data scut-fbp5500/labels.csv --images scut-fbp5500/images --fold 1 --report out
-        aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
         aes eval --personalized --data mebeauty --model runs/fold1 --shots 10,60
     """
     if personalized:
