@@ -209,3 +209,12 @@ def test_the_bundled_model_from_a_folder_of_photos_to_personal_scores(monkeypatc
     assert "20 held-back ratings" in err
     assert "no learned prior" not in err
     assert sum(f.stat().st_size for f in (tmp_path / "users" / "r").iterdir()) < 1_000_000
+
+
+def test_characters_that_a_model_cannot_read_are_said_to_be_unused(aes, alice):
+    alice.write_text(
+        alice.read_text().replace("scale:", "experience: {art: expert}\ntraits: {openness: 7}\nscale:")
+    )
+    code, _, err = aes("--user", alice)
+    assert code == 0
+    assert "aes: experience, traits: not used, this model reads images only; --task piaa reads them" in err

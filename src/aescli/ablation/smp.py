@@ -6,7 +6,6 @@ the person's characters as the prompt. Composes training and ratings. Knows noth
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from aescli.ablation.plots import write_changes, write_plot
 from aescli.ablation.results import Figures, Row, rows_of
@@ -30,12 +28,11 @@ from aescli.errors import AesError, UsageError
 from aescli.evaluation.metrics import regression_metrics
 from aescli.models.checkpoint import load_checkpoint
 from aescli.models.prompts import subject_prompt
+from aescli.personalization.tuning import tuned_copy
 from aescli.presets import Preset, load_preset
-from aescli.training.aesmamba import AesMambaObjective, attribute_table
-from aescli.training.features import LivePictures
+from aescli.training.aesmamba import attribute_table
 from aescli.training.run import split_data
-from aescli.training.samples import Pictures, TrainingSample, training_samples
-from aescli.training.trainer import Trainer
+from aescli.training.samples import training_samples
 
 USERS = "users.json"
 GENERIC_SCHEDULE = ("train.lr=1e-4", "train.batch_size=64", "train.epochs=100", "train.weight_decay=0.01")
@@ -206,8 +203,9 @@ def _measure(
     text = prompt_of(person.characters, prompt or ())
     samples = [replace(s, text=text) for s in training_samples(person.ratings, 0, preset.model.score_range)]
     shots, tests = np.arange(protocol.shots), np.arange(protocol.shots, len(samples))
-    model = copy.deepcopy(checkpoint.model)
-    outputs = _tuned(model, samples, shots, tests, preset, checkpoint, device, tune=prompt is not None)
+    model, outputs = tuned_copy(
+        checkpoint, samples, shots, tests, preset.train, device, tune=prompt is not None
+    )
     truth = attribute_table([samples[i] for i in tests], model.config)
     figures: Figures = {}
     for a, attribute in enumerate(model.config.attributes):
@@ -222,22 +220,3 @@ def _measure(
                 if not math.isnan(value):
                     figures[f"{metric} {attribute.name}"] = value
     return figures
-
-
-def _tuned(
-    model: nn.Module, samples: Sequence[TrainingSample], shots: np.ndarray, tests: np.ndarray, preset: Preset,
-    checkpoint, device: torch.device, *, tune: bool,
-) -> np.ndarray:  # fmt: skip
-    """(tests, attributes) answers of the model, tuned to the shots first if asked."""
-    train = replace(preset.train, validation=0.0, selection="last")
-    pictures = Pictures(samples, checkpoint.preprocessing, train.seed)
-    torch.manual_seed(train.seed)
-    model.encoder.set_cut(train.frozen_blocks)
-    objective = AesMambaObjective(pictures.samples, model.config, train, shots, checkpoint.tokenizer, device)
-    source = LivePictures(pictures, train.augment, device)
-    trainer = Trainer(
-        model, source, objective, shots, [], train, Path(), device, lambda _: None, keep_state=False
-    )  # fmt: skip
-    if tune:
-        trainer.run()
-    return trainer.predict(tests).attribute_scores.numpy()

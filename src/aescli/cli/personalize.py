@@ -107,6 +107,9 @@ def personalize(
     Ratings that are not shots are held back to measure what was gained over the generic model. If every rating was a
     shot, each is predicted from the others (leave-one-out).
 
+    With --task piaa and a model that reads prompts (AesMamba-P) the whole model is tuned, with experience, traits and
+    characters as its prompt; that takes minutes.
+
     Examples:
         aes personalize --user alice.yaml --suggest 10 --images ./photos
         aes personalize --user alice.yaml --shots 10 --out users/alice
@@ -138,6 +141,12 @@ def personalize(
         _suggest(profile, suggest, images, out or source.parent, predictor, folder, rated, extract, quiet)
         return
     usable = _usable(profile, rated, shots or 2, quiet)
+    known = [name for name in ("experience", "traits", "characters") if getattr(profile, name)]
+    if known and not predictor.reads_text:
+        note(
+            f"aes: {', '.join(known)}: not used, this model reads images only; --task piaa reads them",
+            quiet=quiet,
+        )
     _fit(profile, usable, rated, shots, select, seed, predictor, folder, out, quiet)
 
 
@@ -226,7 +235,8 @@ def _fit(
     from aescli.personalization.selection import most_informative
 
     ratings = np.array([profile.ratings[i].score for i in usable])
-    prior = _prior(predictor, folder, rated.features, quiet)
+    tuned = predictor.task == "piaa"
+    prior = _prior(predictor, folder, rated.features, quiet or tuned)
     features, generic, scale = rated.features, rated.scores, profile.scale
     everything = np.arange(len(ratings))
     if select is Select.all or shots is None or shots >= len(ratings):
@@ -238,6 +248,13 @@ def _fit(
     held = np.setdiff1d(everything, chosen)
     if np.ptp(ratings[chosen]) == 0:
         raise AesError(f"the {len(chosen)} chosen ratings are all equal; choose others with --seed, or more")
+    target = out or USERS / safe_name(profile.user)
+    if tuned:
+        from aescli.cli.tuning import tune_for
+
+        tune_for(profile, rated, ratings, chosen, held, predictor, target, quiet=quiet)
+        typer.echo(target)
+        return
     adapter = fit_adapter(prior, features[chosen], generic[chosen], ratings[chosen], scale, profile.user)
     if len(held):
         personal, tested = personal_scores(features[held], generic[held], adapter), held
@@ -245,21 +262,32 @@ def _fit(
     else:
         personal, tested = leave_one_out(prior, features, generic, ratings, scale), everything
         how = f"leave-one-out over the {len(ratings)} ratings"
-    agreement = _agreement(personal, generic[tested], ratings[tested])
+    agreement = agreement_of(personal, generic[tested], ratings[tested])
     adapter = replace(adapter, notes={**adapter.notes, "measured": how, "agreement": agreement})
-    target = out or USERS / safe_name(profile.user)
     save_adapter(adapter, target)
-    note(f"aes: {profile.user}: learned from {len(chosen)} ratings", quiet=quiet)
-    if agreement:
-        for metric, (mine, others) in agreement.items():
-            note(f"aes: {metric} {mine:.3f} personal, {others:.3f} generic ({how})", quiet=quiet)
-    else:
-        note(f"aes: too few different ratings to measure the gain ({how})", quiet=quiet)
-    note(f"aes: {target} is the personal model", quiet=quiet)
+    report(profile.user, len(chosen), agreement, how, target, quiet=quiet)
     typer.echo(target)
 
 
-def _agreement(
+def report(
+    user: str,
+    shots: int,
+    agreement: dict[str, tuple[float, float]],
+    how: str,
+    target: Path,
+    *,
+    quiet: bool,
+) -> None:
+    """What was learned and gained, on standard error."""
+    note(f"aes: {user}: learned from {shots} ratings", quiet=quiet)
+    for metric, (mine, others) in agreement.items():
+        note(f"aes: {metric} {mine:.3f} personal, {others:.3f} generic ({how})", quiet=quiet)
+    if not agreement:
+        note(f"aes: too few different ratings to measure the gain ({how})", quiet=quiet)
+    note(f"aes: {target} is the personal model", quiet=quiet)
+
+
+def agreement_of(
     personal: np.ndarray, generic: np.ndarray, ratings: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     """metric → (personal, generic); empty where there is too little to compare."""

@@ -148,7 +148,7 @@ def evaluate_personalized(
     predictor = predictors.load_predictor(model, task=task, device=device, dtype=dtype)
     spec = model or DEFAULT_MODELS[task]
     trained_on = _trained_on([table.paths[i] for i in drawn.images(False)], spec, quiet=quiet)
-    drawn, answer, choose, method = _adapters(table, drawn, predictor, spec, faces, workers, quiet=quiet)
+    drawn, answer, choose, method = _learner(table, drawn, predictor, spec, faces, workers, quiet=quiet)
     with progress("user", quiet=quiet, total=sum(map(len, drawn.by_shots.values()))) as step:
         results = run_plan(drawn, plan, answer, choose, step)
     for shots, reason in drawn.missing.items():
@@ -156,7 +156,7 @@ def evaluate_personalized(
     return Measured(table.name, Path(spec).name, method, plan, tuple(results), trained_on)
 
 
-def _adapters(
+def _learner(
     table: RatingsTable,
     drawn: Drawn,
     predictor: Predictor,
@@ -166,7 +166,7 @@ def _adapters(
     *,
     quiet: bool,
 ) -> tuple[Drawn, Answer, Choose, str]:
-    """The practical path: features of all needed images, a prior, and an adapter for each draw."""
+    """Features of all needed images; an adapter for each draw, or for --task piaa the whole model tuned."""
     from aescli.models.checkpoint import resolve
     from aescli.personalization.images import extract
     from aescli.personalization.measuring import prior_from_others, usable
@@ -193,7 +193,12 @@ def _adapters(
     if prior is None:
         prior = prior_from_others(predictor.digest, predictor.scale, found, drawn.others, table.scale)
     answer, choose = one_prior(prior, found.features, found.scores, table.scale)
-    return drawn, answer, choose, f"adapter, prior {prior.origin}"
+    if predictor.task != "piaa":
+        return drawn, answer, choose, f"adapter, prior {prior.origin}"
+    from aescli.personalization.tuning import tuning_answer
+
+    answer = tuning_answer(predictor.checkpoint, table, found.paths, found.scores, predictor.device)
+    return drawn, answer, choose, "the whole model tuned"
 
 
 def _trained_on(paths: list[Path], spec: str, *, quiet: bool) -> int:

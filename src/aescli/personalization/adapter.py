@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from aescli.errors import AesError
 from aescli.personalization.prior import TastePrior
 
 WEIGHTS, CARD = "adapter.safetensors", "user.json"
+CHANGES = "tuned.safetensors"
+"""In the place of WEIGHTS where a whole model was tuned to the person."""
 USERS = Path("users")
 """Where personal models lie unless said otherwise, a folder for each user."""
 
@@ -41,6 +44,11 @@ class Adapter:
     slope: float
     weights: np.ndarray
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+class _Personal(Protocol):
+    user: str
+    base: str
 
 
 def fit_adapter(
@@ -117,11 +125,11 @@ def leave_one_out(
     return answers
 
 
-def require_base(adapter: Adapter, digest: str) -> None:
-    """AesError unless the adapter was fitted on the model with this digest."""
-    if adapter.base != digest:
+def require_base(personal: _Personal, digest: str) -> None:
+    """AesError unless the personal model was made from the model with this digest."""
+    if personal.base != digest:
         raise AesError(
-            f"the profile of {adapter.user} belongs to the model {adapter.base}, not to {digest}; "
+            f"the profile of {personal.user} belongs to the model {personal.base}, not to {digest}; "
             "score with that model, or personalise again with this one"
         )
 
@@ -135,13 +143,20 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the folder so that it is either the old one or the new one, complete (a few KB)."""
     from safetensors.numpy import save_file
 
+    weights = {"weights": np.ascontiguousarray(adapter.weights, np.float32)}
+    card = {key: value for key, value in asdict(adapter).items() if key != "weights"}
+    write_folder(folder, lambda staging: save_file(weights, staging / WEIGHTS), card)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None], card: dict[str, Any]) -> None:
+    """A personal model's folder from what `write` puts into an empty one and the card; AesError where another thing
+    lies in its place."""
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise AesError(f"{folder} exists and is not a personal profile; give another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file({"weights": np.ascontiguousarray(adapter.weights, np.float32)}, staging / WEIGHTS)
-        card = {key: value for key, value in asdict(adapter).items() if key != "weights"}
+        write(staging)
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         (staging / CARD).write_text(text, encoding="utf-8")
         staging.chmod(0o755)

@@ -46,7 +46,8 @@ def extract(
         usable = [item for item in prepared if item.crops]
         answers = iter(())
         if usable:
-            prediction = predictor.predict(np.stack([item.crops[0].pixels for item in usable]))
+            texts = [""] * len(usable) if predictor.reads_text else ()
+            prediction = predictor.predict(np.stack([item.crops[0].pixels for item in usable]), texts)
             if not prediction.features.shape[1]:
                 raise AesError("this model gives no image features, so it cannot be made personal")
             answers = iter(zip(prediction.features, prediction.scores, strict=True))

@@ -9,7 +9,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ import numpy as np
 from aescli.errors import AesError, UsageError
 from aescli.personalization.adapter import (
     CARD,
+    CHANGES,
     USERS,
     WEIGHTS,
-    Adapter,
     load_adapter,
     personal_scores,
     require_base,
@@ -28,6 +28,10 @@ from aescli.personalization.adapter import (
 from aescli.scoring.predictor import Prediction, Predictor
 
 _PROFILES = (".yaml", ".yml")
+
+
+_Scores = Callable[[np.ndarray, Prediction], np.ndarray]
+"""(images, what the base says of them) → the user's scores."""
 
 
 def find_users(given: Sequence[str], paths: Sequence[str], task: str) -> list[Path]:
@@ -96,25 +100,28 @@ def with_users(predictor: Predictor, folders: Sequence[Path]) -> Predictor:
 class PersonalPredictor:
     """A predictor whose attributes are followed by each user's score, on the user's scale.
 
-    The features are computed once for all users. Raises AesError for a model bound to another base, UsageError where
-    two users would have the same column.
+    What the picture shows is computed once for all adapters; a model tuned to one person looks for itself. Raises
+    AesError for a personal model bound to another base, UsageError where two users would have the same column.
     """
 
     def __init__(self, base: Predictor, folders: Sequence[Path]):
         self._base = base
-        self.adapters: list[Adapter] = []
+        self._users: list[_Scores] = []
+        columns: list[str] = []
         taken = {"score_100": "--normalize", **dict.fromkeys(base.attributes, "the model")}
         sha = hashlib.sha256()
         for folder in folders:
-            adapter = load_adapter(folder)
-            require_base(adapter, base.digest)
-            column = column_of(adapter.user)
+            user, scores, weights = _personal(base, folder)
+            column = column_of(user)
             if column in taken:
                 raise UsageError(f"--user {folder}: its column {column} is that of {taken[column]} already")
             taken[column] = str(folder)
-            self.adapters.append(adapter)
-            sha.update((folder / CARD).read_bytes() + (folder / WEIGHTS).read_bytes())
-        self.attributes = (*base.attributes, *(column_of(adapter.user) for adapter in self.adapters))
+            columns.append(column)
+            self._users.append(scores)
+            sha.update((folder / CARD).read_bytes() + weights.read_bytes())
+        self.attributes = (*base.attributes, *columns)
+        # Without a person's prompt a model of persons answers for nobody in particular: the generic score.
+        self.reads_text = base.reads_text and base.task != "piaa"
         self.digest = f"{base.digest}+{sha.hexdigest()[:16]}"
 
     def __getattr__(self, name: str):
@@ -122,8 +129,28 @@ class PersonalPredictor:
 
     def predict(self, images: np.ndarray, texts: Sequence[str] = ()) -> Prediction:
         """See `Predictor`."""
+        if self._base.reads_text and not self.reads_text:
+            texts = [""] * len(images)
         found = self._base.predict(images, texts)
+        own = [scores(images, found) for scores in self._users]
+        return found._replace(attributes=np.column_stack([found.attributes, *own]))
+
+
+def _personal(base: Predictor, folder: Path) -> tuple[str, _Scores, Path]:
+    """(the user's name, their scores, the file of weights)."""
+    if (folder / CHANGES).is_file():
+        from aescli.personalization.tuning import TunedPredictor, load_tuned
+
+        tuned = load_tuned(folder)
+        require_base(tuned, base.digest)
+        predictor = TunedPredictor(base, tuned, str(folder))
+        return tuned.user, lambda images, _: predictor.personal(images), folder / CHANGES
+    adapter = load_adapter(folder)
+    require_base(adapter, base.digest)
+
+    def scores(_: np.ndarray, found: Prediction) -> np.ndarray:
         if not found.features.shape[1]:
             raise AesError("this model gives no image features, so it cannot be made personal")
-        own = [personal_scores(found.features, found.scores, adapter) for adapter in self.adapters]
-        return found._replace(attributes=np.column_stack([found.attributes, *own]))
+        return personal_scores(found.features, found.scores, adapter)
+
+    return adapter.user, scores, folder / WEIGHTS

@@ -72,6 +72,7 @@ class TorchPredictor:
     def __init__(self, checkpoint: Any, device: torch.device, dtype: torch.dtype, head: int | None = None):
         import torch
 
+        self.checkpoint = checkpoint
         card, preprocessing = checkpoint.card, checkpoint.preprocessing
         self.task: str = card.task
         self.scale, self.cuts = tuple(card.score_range), tuple(card.class_cuts)

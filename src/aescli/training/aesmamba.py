@@ -53,6 +53,7 @@ def distribution_table(samples: Sequence[TrainingSample], attribute: AttributeCo
 class AesMambaObjective(Objective):
     """Every attribute's score or distribution; judged by the mean over attributes of Pearson's r.
 
+    partial: attributes other than the score may be without any training score; they are then not trained.
     distil: the encoder and the classifier whose answers pictures without a rating should keep, and the rated ones'
     targets (n, K).
     """
@@ -66,6 +67,8 @@ class AesMambaObjective(Objective):
         tokenizer: TextTokenizer | None,
         device: torch.device,
         distil: tuple[nn.Module, nn.Linear, Tensor] | None = None,
+        *,
+        partial: bool = False,
     ) -> None:
         super().__init__()
         if config.mixup:
@@ -75,7 +78,7 @@ class AesMambaObjective(Objective):
         self.scores = torch.from_numpy(scores).float().to(device)
         self.distributions: dict[str, Tensor] = {}
         for a, attribute in enumerate(model.attributes):
-            if not np.isfinite(scores[train, a]).any():
+            if not np.isfinite(scores[train, a]).any() and not (partial and a != model.score_index):
                 raise UsageError(
                     f"model.attributes: no training picture has a score for {attribute.name!r}; "
                     "name the attributes that the data set has"

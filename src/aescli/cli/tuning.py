@@ -1,0 +1,70 @@
+"""`aes personalize --task piaa`: AesMamba-P tuned to a profile, what that gained, and its folder.
+
+It knows the command line. How a model is tuned is `aescli.personalization.tuning`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aescli.cli.common import note, progress
+from aescli.cli.personalize import agreement_of, report
+from aescli.errors import AesError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from aescli.data.profiles import Profile
+    from aescli.personalization.images import ImageFeatures
+    from aescli.scoring.predictor import Predictor
+
+
+def tune_for(
+    profile: Profile,
+    rated: ImageFeatures,
+    ratings: np.ndarray,
+    chosen: np.ndarray,
+    held: np.ndarray,
+    predictor: Predictor,
+    target: Path,
+    *,
+    quiet: bool,
+) -> None:
+    """Tune to the `chosen` of the rated images, measure on the `held` ones, save to `target`."""
+    from aescli.personalization.tuning import (
+        Tuned,
+        changes_of,
+        prompt_of,
+        samples_of,
+        save_tuned,
+        schedule,
+        tuned_copy,
+    )
+
+    checkpoint = getattr(predictor, "checkpoint", None)
+    if checkpoint is None or getattr(checkpoint.model, "text", None) is None:
+        raise AesError(
+            "--task piaa tunes a model that reads prompts; this one reads images only: give the folder of one "
+            "trained with --preset aesmamba-p-para"
+        )
+    prompt = prompt_of(profile.experience, profile.traits, profile.characters)
+    if prompt:
+        note(f"aes: prompt: {prompt}", quiet=quiet)
+    else:
+        note("aes: no experience, traits or characters: the ratings alone speak for this person", quiet=quiet)
+    samples = samples_of(rated.paths, ratings, profile.scale, prompt, predictor.scale)
+    train = schedule(len(chosen))
+    with progress("epoch", quiet=quiet, total=train.epochs) as step:
+        model, answers = tuned_copy(
+            checkpoint, samples, chosen, held, train, predictor.device, log=lambda _: step(1)
+        )
+    index = model.config.score_index
+    agreement = agreement_of(answers[:, index], rated.scores[held], ratings[held]) if len(held) else {}
+    how = f"{len(held)} held-back ratings" if len(held) else "all were shots; --shots holds some back"
+    notes = {"ratings": len(chosen), "measured": how, "agreement": agreement}
+    changes = changes_of(checkpoint.model, model)
+    save_tuned(Tuned(profile.user, predictor.digest, profile.scale, prompt, changes, notes), target)
+    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    report(profile.user, len(chosen), agreement, how, target, quiet=quiet)
+    note(f"aes: {size:.1f} MB: the whole model was tuned", quiet=quiet)
