@@ -90,8 +90,9 @@ class Browser:
         return message
 
     def open(self, path: Path) -> None:
+        self.js("window.before = true")  # the page that is left is complete too
         self.send("Page.navigate", url=path.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.wait("!window.before && document.readyState === 'complete' && location.protocol === 'file:'")
 
     def js(self, expression: str):
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
