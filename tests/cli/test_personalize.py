@@ -19,13 +19,14 @@ class Colours:
     """The generic score is the brightness; the features are the mean red, green and blue."""
 
     task, scale, classes, digest = "fbp", (1.0, 5.0), 5, "colours-1"
-    preprocessing = SimpleNamespace(size=16, faces=False, eye_mouth=0.36, eye_y=0.39)
+    preprocessing = SimpleNamespace(size=16, fit="pad", faces=False, eye_mouth=0.36, eye_y=0.39)
     cuts = (1.5, 2.5, 3.5, 4.5)
     concurrency, batch_size = 4, 4
 
     def predict(self, images):
         features = images.reshape(len(images), -1, 3).mean(1).astype(np.float32) / 255
-        return Prediction(1 + 4 * features.mean(1).astype(np.float64), np.empty((len(images), 0)), features)
+        nothing = np.empty((len(images), 0))
+        return Prediction(1 + 4 * features.mean(1).astype(np.float64), nothing, nothing, features)
 
 
 @pytest.fixture
