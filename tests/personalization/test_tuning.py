@@ -241,6 +241,15 @@ def test_a_model_without_text_cannot_be_tuned_and_a_foreign_base_is_refused(aes,
     assert "the profile of alice belongs to the model other, not to" in err
 
 
+def test_a_tuned_model_needs_the_checkpoint_itself(model, tmp_path):
+    class Elsewhere:
+        attributes, digest, task = (), load_checkpoint(model).digest, "piaa"
+
+    save_tuned(Tuned("a", Elsewhere.digest, (1, 5), "", {}), tmp_path / "u")
+    with pytest.raises(AesError, match="give its checkpoint as --model, one device"):
+        PersonalPredictor(Elsewhere(), [tmp_path / "u"])
+
+
 def test_one_prompt_serves_a_batch_as_many_would(model, alice, tmp_path):
     base, tuned, _ = tuned_to(model, alice, "my experience is expert")
     digest = load_checkpoint(model).digest

@@ -25,7 +25,7 @@ from aescli.personalization.adapter import (
     require_base,
     safe_name,
 )
-from aescli.scoring.predictor import Prediction, Predictor
+from aescli.scoring.predictor import Prediction, Predictor, TorchPredictor
 
 _PROFILES = (".yaml", ".yml")
 
@@ -141,6 +141,10 @@ def _personal(base: Predictor, folder: Path) -> tuple[str, _Scores, Path]:
     if (folder / CHANGES).is_file():
         from aescli.personalization.tuning import TunedPredictor, load_tuned
 
+        if not isinstance(base, TorchPredictor):
+            raise AesError(
+                f"--user {folder}: a whole model was tuned to this person; give its checkpoint as --model, one device"
+            )
         tuned = load_tuned(folder)
         require_base(tuned, base.digest)
         predictor = TunedPredictor(base, tuned, str(folder))
