@@ -65,7 +65,7 @@ def study_presets(study: Study, spec: str, changes: Sequence[str], sets: int) ->
 
 def parameter_count(preset: Preset) -> int:
     """Parameters of the preset's model; no weights are read or fetched."""
-    model = replace(preset.model, encoder=replace(preset.model.encoder, pretrained=False, weights=None))
+    model = replace(preset.model, encoder=preset.model.encoder.without_weights())
     if getattr(model, "text", None) is not None:
         model = replace(model, text=replace(model.text, pretrained=False))
     built = build_model({"architecture": preset.architecture, "model": asdict(model)})

@@ -5,9 +5,7 @@ It puts tracing, file formats and the parity check together. It prints nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from aescli.errors import AesError, UsageError
 from aescli.export import onnx_file, parity
 from aescli.export.program import HalfWeights, Scorer, trace
+from aescli.folders import whole_folder
 from aescli.models.checkpoint import (
     CARD,
     TRAINING_IMAGES,
@@ -87,9 +86,7 @@ def export(
         raise AesError(
             f"--quantize int8: only {len(crops)} of your images can be scored; give at least {LEAST}, better 300"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with whole_folder(out) as staging:
         made = _write(checkpoint, staging, format, precision, crops, opset, note)
         _companions(checkpoint, staging, made.outputs)
         note("comparing with the checkpoint")
@@ -101,10 +98,6 @@ def export(
         size, full_size = made.file.stat().st_size, made.full_size
         if made.full is not None:
             made.full.unlink()
-        _replace(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return Export(out / FILES[format], precision, found, pictures, size, full_size)
 
 
@@ -246,17 +239,3 @@ def _companions(checkpoint: Checkpoint, folder: Path, outputs: tuple[str, ...]) 
     )
     if (checkpoint.path / TRAINING_IMAGES).is_file():
         shutil.copyfile(checkpoint.path / TRAINING_IMAGES, folder / TRAINING_IMAGES)
-
-
-def _replace(staging: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`; an earlier export there goes only then."""
-    staging.chmod(0o755)
-    for file in staging.iterdir():
-        file.chmod(0o644)
-    old = None
-    if out.exists():
-        old = out.with_name(f".{out.name}-old-{os.getpid()}")
-        out.rename(old)
-    staging.rename(out)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)

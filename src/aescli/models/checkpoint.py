@@ -6,9 +6,6 @@ is. Weights are safetensors only; nothing here unpickles. Knows nothing about da
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from aescli.errors import AesError
+from aescli.folders import whole_folder
 from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
 from aescli.models.text import TOKENIZER, TextTokenizer, load_tokenizer
@@ -220,16 +218,10 @@ def save_checkpoint(
     training_hashes: set[str] | None = None,
     tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a checkpoint folder so that it is either complete or absent; a model that reads text needs its tokenizer.
-
-    Everything is written to a sibling folder that then takes the place of `folder` (an older checkpoint there is
-    moved aside and removed only after that).
-    """
+    """Write a checkpoint folder, which is either complete or absent; a model that reads text needs its tokenizer."""
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as staging:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, staging / WEIGHTS)
         write_json(staging / CONFIG, config)
         write_json(staging / CARD, asdict(card))
@@ -239,19 +231,6 @@ def save_checkpoint(
             (staging / TRAINING_IMAGES).write_text("\n".join(sorted(training_hashes)) + "\n")
         if tokenizer is not None:
             tokenizer.save(staging)
-        staging.chmod(0o755)  # mkdtemp and safetensors make them readable for the owner alone
-        for file in staging.iterdir():
-            file.chmod(0o644)
-        old = None
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-            folder.rename(old)
-        staging.rename(folder)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

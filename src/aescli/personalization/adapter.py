@@ -7,10 +7,7 @@ about images, profiles or where the prior comes from.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 
 from aescli.data.labels import map_scale
 from aescli.errors import AesError
+from aescli.folders import whole_folder
 from aescli.personalization.prior import TastePrior
 
 WEIGHTS, CARD = "adapter.safetensors", "user.json"
@@ -153,23 +151,10 @@ def write_folder(folder: Path, write: Callable[[Path], None], card: dict[str, An
     lies in its place."""
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise AesError(f"{folder} exists and is not a personal profile; give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as staging:
         write(staging)
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         (staging / CARD).write_text(text, encoding="utf-8")
-        staging.chmod(0o755)
-        for file in staging.iterdir():
-            file.chmod(0o644)
-        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-        if folder.exists():
-            folder.rename(old)
-        staging.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def load_adapter(folder: Path) -> Adapter:
