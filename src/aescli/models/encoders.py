@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError
+from aescli.models.blocks import BlocksEncoder, checked_levels
 from aescli.models.efficientnet import EfficientNetEncoder, packaged_weights
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
 from aescli.models.pooling import PooledEncoder
@@ -61,56 +62,29 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class MobileNetV1Encoder(nn.Module):
-    """Features after the chosen blocks of MobileNetV1; `cut` blocks (and the stem) form the lower half."""
+class MobileNetV1Encoder(BlocksEncoder):
+    """Features after the chosen blocks of MobileNetV1."""
 
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    whole = False
 
     def __init__(self, levels: Sequence[int] | None) -> None:
         super().__init__()
-        self.levels = tuple(levels or (6, 9, 11, 13))
-        if any(not 1 <= level <= 13 for level in self.levels) or list(self.levels) != sorted(
-            set(self.levels)
-        ):
-            raise AesError(
-                f"encoder.levels: {list(self.levels)} must be ascending block numbers from 1 to 13"
-            )
+        self.levels = checked_levels(levels or (6, 9, 11, 13), 13, "block numbers from 1 to 13")
         self.net = MobileNetV1()
         self.channels = [CHANNELS[level - 1] for level in self.levels]
-        self.cut = 0
 
-    def set_cut(self, blocks: int) -> None:
-        """Freeze the stem and the first `blocks` blocks; they become the lower half."""
-        self.cut = blocks
-        if blocks:
-            frozen = [self.net.conv, self.net.bn, *self.net.blocks[:blocks]]
-            for module in frozen:
-                module.requires_grad_(False)
+    def stem(self, images: Tensor) -> Tensor:
+        return self.net.stem(images)
 
-    def _run(self, x: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
-        taps = []
-        for number in range(start + 1, stop + 1):
-            x = self.net.blocks[number - 1](x)
-            if number in self.levels:
-                tap = x.view_as(x)
-                if tap.requires_grad:
-                    # The decoder's gradient comes in another memory layout, which every block below would inherit.
-                    tap.register_hook(_channels_last)
-                taps.append(tap)
-        return x, taps
+    def stem_modules(self) -> list[nn.Module]:
+        return [self.net.conv, self.net.bn]
 
-    def lower(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) → [state, taps of the frozen blocks below it…]; a tap that is the state is not repeated."""
-        x, taps = self._run(self.net.stem(images), 0, self.cut)
-        return [x, *(taps[:-1] if self.cut in self.levels else taps)]
-
-    def upper(self, state: list[Tensor]) -> list[Tensor]:
-        _, taps = self._run(state[0], self.cut, max(self.levels))
-        return [*state[1:], *state[: int(self.cut in self.levels)], *taps]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.upper(self.lower(images))
+    def tap(self, x: Tensor) -> Tensor:
+        x = x.view_as(x)
+        if x.requires_grad:
+            # The decoder's gradient comes in another memory layout, which every block below would inherit.
+            x.register_hook(_channels_last)
+        return x
 
 
 class _WholeEncoder(nn.Module):
@@ -142,13 +116,8 @@ class TransformerEncoder(_WholeEncoder):
     def __init__(self, model: nn.Module, levels: Sequence[int] | None) -> None:
         super().__init__()
         depth = len(model.blocks)
-        self.levels = tuple(levels or (round(depth * k / 4) for k in (1, 2, 3, 4)))
-        if any(not 1 <= level <= depth for level in self.levels) or list(self.levels) != sorted(
-            set(self.levels)
-        ):
-            raise AesError(
-                f"encoder.levels: {list(self.levels)} must be ascending block numbers from 1 to {depth}"
-            )
+        thirds = [round(depth * k / 4) for k in (1, 2, 3, 4)]
+        self.levels = checked_levels(levels or thirds, depth, f"block numbers from 1 to {depth}")
         # Blocks above the deepest level would only cost time and parameters.
         model.blocks = model.blocks[: self.levels[-1]]
         model.head, model.fc_norm = nn.Identity(), nn.Identity()
@@ -174,13 +143,8 @@ class VMambaEncoder(_WholeEncoder):
         super().__init__()
         config = replace(VARIANTS[name], drop_path=drop_path)
         stages = len(config.depths)
-        self.levels = tuple(levels or range(1, stages + 1))
-        if any(not 1 <= level <= stages for level in self.levels) or list(self.levels) != sorted(
-            set(self.levels)
-        ):
-            raise AesError(
-                f"encoder.levels: {list(self.levels)} must be ascending stage numbers from 1 to {stages} of {name}"
-            )
+        what = f"stage numbers from 1 to {stages} of {name}"
+        self.levels = checked_levels(levels or range(1, stages + 1), stages, what)
         # Stages above the deepest level would only cost time and parameters.
         self.net = VMamba(replace(config, depths=config.depths[: self.levels[-1]]))
         if self.levels[-1] < stages:
