@@ -145,8 +145,17 @@ def test_the_two_sums_against_numpy():
     assert terms["total"].item() == pytest.approx(emd + 10 * bins + mse + 0.1 * category, rel=1e-6)
 
 
+def test_the_mean_of_a_distribution_may_count_too():
+    output, targets, q = _case()
+    plain = AesMambaLoss(AesMambaLossConfig(), (LIGHT, VOTES), COUNTS).double()(output, targets)
+    terms = AesMambaLoss(AesMambaLossConfig(mean=0.5), (LIGHT, VOTES), COUNTS).double()(output, targets)
+    error = ((output.attribute_scores[:, 1] - q @ torch.arange(1, 4, dtype=q.dtype)) ** 2).mean()
+    assert "mean" not in plain and terms["mean"].item() == pytest.approx(error.item())
+    assert (terms["total"] - plain["total"]).item() == pytest.approx(0.5 * error.item())
+
+
 def test_the_papers_factors():
-    assert AesMambaLossConfig() == AesMambaLossConfig(gamma=10.0, category=0.001, balanced=True)
+    assert AesMambaLossConfig() == AesMambaLossConfig(gamma=10.0, mean=0.0, category=0.001, balanced=True)
 
 
 def test_nine_attributes_are_summed():

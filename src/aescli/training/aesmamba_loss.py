@@ -24,11 +24,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 class AesMambaLossConfig:
     """L_reg = MSE + λ·Bal-CE; L_dist = EMD + γ·MSE + λ·Bal-CE (eq. 8).
 
-    gamma: γ, of the MSE over a distribution's bins. category: λ. balanced: the category term counts how common each
+    gamma: γ, of the MSE over a distribution's bins. mean: of the squared error of a distribution's mean, which is what
+    ranks pictures; 0 in the paper. category: λ. balanced: the category term counts how common each
     category is in the training split (Model-C); off is plain cross entropy (Model-B).
     """
 
     gamma: NotNegative = 10.0
+    mean: NotNegative = 0.0
     category: NotNegative = 0.001
     balanced: bool = True
 
@@ -144,7 +146,7 @@ class AesMambaLoss(nn.Module):
         for i, attribute in enumerate(self.attributes):
             for name, term in self._terms(i, attribute, predicted[:, i], output, targets, weight).items():
                 terms[name] = terms.get(name, 0) + term
-        factors = {"bins": self.config.gamma, "category": self.config.category}
+        factors = {"bins": self.config.gamma, "mean": self.config.mean, "category": self.config.category}
         total = sum(factors.get(name, 1.0) * term for name, term in terms.items())
         return {**terms, "total": total}
 
@@ -174,6 +176,9 @@ class AesMambaLoss(nn.Module):
             q = q / q.sum(1, keepdim=True)
             terms["emd"] = _known_mean(earth_movers_distance(p, q), q_known, weight)
             terms["bins"] = _known_mean(bin_error(p, q), q_known, weight)
+            if self.config.mean:
+                wanted = q @ torch.tensor(attribute.bin_values).to(q)
+                terms["mean"] = _known_mean(squared_error(predicted, wanted), q_known, weight)
         else:
             terms["mse"] = _known_mean(squared_error(predicted, score), known, weight)
         logits = output.category_logits.get(attribute.name)
