@@ -6,16 +6,13 @@ import os
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from aescli.cli.common import DeviceOption, QuietOption, note
+from aescli.cli.common import DeviceOption, ImagesOption, QuietOption, note, option
 from aescli.errors import UsageError
-
-_option = partial(typer.Option, show_default=False)
 
 
 class StudyName(StrEnum):
@@ -31,31 +28,28 @@ class StudyName(StrEnum):
 
 
 def ablate(
-    study: Annotated[StudyName, _option("--study", help="Which of the papers' tables to make (no default).")],
+    study: Annotated[StudyName, option("--study", help="Which of the papers' tables to make (no default).")],
     preset: Annotated[
         str,
-        _option("--preset", metavar="NAME|FILE.yaml", help="What the variants are changes of (no default)."),
+        option("--preset", metavar="NAME|FILE.yaml", help="What the variants are changes of (no default)."),
     ],
     data: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "--data",
             metavar="PATH",
             help="Label file or folder of a data set; of several, learnt together, the table is about the first "
             "(no default).",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        _option("--images", metavar="DIR", help="Folder of the images (default: beside the labels)."),
-    ] = None,
+    images: ImagesOption = None,
     out: Annotated[
         Path | None,
-        _option("--out", metavar="DIR", help="Folder of the runs, the tables and the plot (no default)."),
+        option("--out", metavar="DIR", help="Folder of the runs, the tables and the plot (no default)."),
     ] = None,
     folds: Annotated[
         str | None,
-        _option(
+        option(
             "--folds",
             metavar="1,2,…",
             help="Folds to run, each as the test set of its own run; for smp the repeats (default: the data set's "
@@ -64,11 +58,11 @@ def ablate(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        _option("--set", metavar="KEY=VALUE", help="Change a preset field for all variants (default: none)."),
+        option("--set", metavar="KEY=VALUE", help="Change a preset field for all variants (default: none)."),
     ] = None,
     features: Annotated[
         Path | None,
-        _option(
+        option(
             "--features",
             metavar="DIR",
             help="Folder that keeps the frozen part's features for other studies (default: inside --out, removed).",
@@ -76,7 +70,7 @@ def ablate(
     ] = None,
     reuse: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "--reuse",
             metavar="DIR",
             help="Take finished runs of the same preset and data from this other study (default: none).",
@@ -84,7 +78,7 @@ def ablate(
     ] = None,
     dry_run: Annotated[
         bool,
-        _option("--dry-run", help="List the runs and their parameter counts, train nothing (default: off)."),
+        option("--dry-run", help="List the runs and their parameter counts, train nothing (default: off)."),
     ] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,

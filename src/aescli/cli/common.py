@@ -10,11 +10,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aescli.errors import UsageError
+
+# Help texts state their defaults in words.
+option = partial(typer.Option, show_default=False)
 
 
 class Task(StrEnum):
@@ -64,81 +69,86 @@ def scale_of(option: str, text: str) -> tuple[float, float]:
 
 TaskOption = Annotated[
     Task,
-    typer.Option(
-        "--task", help="What the score means; fbp = facial beauty (default: fbp).", show_default=False
+    option(
+        "--task",
+        help="What the score means; fbp = facial beauty (default: fbp).",
     ),
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--model",
         metavar="NAME|PATH",
         help="A bundled model, a checkpoint folder, or a file of aes export (default: the task's bundled model).",
-        show_default=False,
     ),
 ]
 RatersOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--raters",
         metavar="NAME",
         help="Score as these raters would: a training set named on the model's card, such as scut-fbp5500 or "
         "mebeauty (default: the model's mixture).",
-        show_default=False,
     ),
 ]
 BatchSizeOption = Annotated[
     str,
-    typer.Option(
+    option(
         "--batch-size",
         metavar="N|auto",
         callback=_count_or_auto,
         help="Images per forward pass; halved when memory runs out (default: auto).",
-        show_default=False,
     ),
 ]
 WorkersOption = Annotated[
     str,
-    typer.Option(
+    option(
         "--workers",
         metavar="N|auto",
         callback=_count_or_auto,
         help="Threads that decode, find faces and, on a CPU, run the model (default: auto, one per core).",
-        show_default=False,
     ),
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(
+    option(
         "--device",
         metavar="auto|cpu|cuda|cuda:N|mps",
         help="Where the model runs; auto takes a GPU if there is one; several, such as cuda:0,cuda:1, work in a "
         "process each (default: auto).",
-        show_default=False,
     ),
 ]
 DTypeOption = Annotated[
     DType,
-    typer.Option(
+    option(
         "--dtype",
         help="Arithmetic of the model; auto is fp32 everywhere (default: auto).",
-        show_default=False,
     ),
 ]
 LabelScaleOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--label-scale",
         metavar="LOW,HIGH",
         help="Scale of a CSV's scores (default: guessed).",
-        show_default=False,
     ),
 ]
 QuietOption = Annotated[
     bool,
-    typer.Option(
-        "--quiet", "-q", help="No progress and no summary; errors only (default: off).", show_default=False
+    option(
+        "--quiet",
+        "-q",
+        help="No progress and no summary; errors only (default: off).",
     ),
+]
+ImagesOption = Annotated[
+    Path | None, option("--images", metavar="DIR", help="Folder of the images (default: beside the labels).")
+]
+ImageColumnOption = Annotated[
+    str | None, option("--image-column", metavar="NAME", help="Image column of a CSV (default: guessed).")
+]
+ScoreColumnOption = Annotated[
+    str | None, option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed).")
 ]
 
 

@@ -6,22 +6,20 @@ import os
 import sys
 import tempfile
 from contextlib import suppress
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from aescli.cli.common import (
     BatchSizeOption,
     DeviceOption,
     DType,
     DTypeOption,
+    ImageColumnOption,
     LabelScaleOption,
     ModelOption,
     QuietOption,
     RatersOption,
+    ScoreColumnOption,
     Task,
     TaskOption,
     WorkersOption,
@@ -30,6 +28,33 @@ from aescli.cli.common import (
     numbers,
     progress,
     scale_of,
+)
+from aescli.cli.eval_options import (
+    AgainstOption,
+    CutsOption,
+    DataOption,
+    EvalFaces,
+    EvalFormat,
+    EvalImagesOption,
+    FacesOption,
+    FoldOption,
+    FormatOption,
+    GoodAboveOption,
+    GroupByOption,
+    Layout,
+    LayoutOption,
+    OutOption,
+    PredictionColumnsOption,
+    PredictionsOption,
+    ReportOption,
+    ReportsOption,
+    ResamplesOption,
+    ScaleOption,
+    SeedOption,
+    SplitOption,
+    TrainPartOption,
+    Variant,
+    VariantOption,
 )
 from aescli.cli.personalized import (
     PersonalizedOption,
@@ -51,201 +76,35 @@ if TYPE_CHECKING:
 
 _PREDICTION_FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 
-# Help texts state their defaults in words.
-_option = partial(typer.Option, show_default=False)
-
-
-class EvalFormat(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-class Layout(StrEnum):
-    auto = "auto"
-    scut5500 = "scut-fbp5500"
-    scut = "scut-fbp"
-    mebeauty = "mebeauty"
-    ava = "ava"
-    ava_captions = "ava-captions"
-    photonet = "photonet"
-    photonet_captions = "photonet-captions"
-    aadb = "aadb"
-    tad66k = "tad66k"
-    para = "para"
-    flickr_aes = "flickr-aes"
-    sophoappeal = "sophoappeal"
-    csv = "csv"
-
-
-class Variant(StrEnum):
-    crops = "crops"
-    originals = "originals"
-
-
-class EvalFaces(StrEnum):
-    auto = "auto"
-    largest = "largest"
-    none = "none"
-
 
 def evaluate(
-    data: Annotated[
-        Path,
-        _option("--data", metavar="PATH", help="Label file, or the folder of a data set."),
-    ],
+    data: DataOption,
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
     raters: RatersOption = None,
-    predictions: Annotated[
-        Path | None,
-        _option(
-            "--predictions",
-            metavar="FILE",
-            help="Measure these scores (csv, tsv, json, jsonl, parquet; of any tool) instead "
-            "of a model's (default: none).",
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        _option(
-            "--images",
-            metavar="DIR",
-            help="Folder of the images (default: beside the labels; with --predictions none is needed).",
-        ),
-    ] = None,
-    layout: Annotated[
-        Layout,
-        _option("--layout", help="Layout of --data (default: auto, told from the files)."),
-    ] = Layout.auto,
-    variant: Annotated[
-        Variant,
-        _option("--variant", help="MEBeauty: the aligned crops or the whole photos (default: crops)."),
-    ] = Variant.crops,
-    fold: Annotated[
-        int | None,
-        _option("--fold", metavar="K", min=1, help="Only the test images of official fold K (default: all)."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        _option(
-            "--split",
-            metavar="NAME",
-            help="Only the images of this split, or FILE.json:PART of a saved one (default: all).",
-        ),
-    ] = None,
-    train_part: Annotated[
-        bool,
-        _option(
-            "--train-part",
-            help="Also measure the other images of the --fold or --split, and the gap between the two "
-            "(default: off).",
-        ),
-    ] = False,
-    against: Annotated[
-        str | None,
-        _option(
-            "--against",
-            metavar="FILE|MODEL",
-            help="Compare with these predictions, or this model, on the same images: difference with interval "
-            "and p of a permutation test (default: none).",
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        _option(
-            "--group-by",
-            metavar="COLUMN",
-            help="A row for each value of this label column, and the largest gap (default: none).",
-        ),
-    ] = None,
-    format: Annotated[
-        EvalFormat,
-        _option("--format", "-f", help="Output format (default: table)."),
-    ] = EvalFormat.table,
-    out: Annotated[
-        Path | None,
-        _option("--out", "-o", metavar="FILE", help="Where the result goes (default: standard output)."),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        _option(
-            "--report",
-            metavar="DIR",
-            help="Also write metrics.json, predictions.csv, figures (PNG, SVG) and one HTML page that shows them "
-            "(default: none).",
-        ),
-    ] = None,
-    repeats: Annotated[
-        list[Path] | None,
-        _option(
-            "--repeat",
-            metavar="DIR",
-            help="Report folder of another fold or repeat, for the box plots over all of them; once for each "
-            "(default: none).",
-        ),
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        _option("--image-column", metavar="NAME", help="Image column of a CSV (default: guessed)."),
-    ] = None,
-    score_column: Annotated[
-        str | None,
-        _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
-    ] = None,
+    predictions: PredictionsOption = None,
+    images: EvalImagesOption = None,
+    layout: LayoutOption = Layout.auto,
+    variant: VariantOption = Variant.crops,
+    fold: FoldOption = None,
+    split: SplitOption = None,
+    train_part: TrainPartOption = False,
+    against: AgainstOption = None,
+    group_by: GroupByOption = None,
+    format: FormatOption = EvalFormat.table,
+    out: OutOption = None,
+    report: ReportOption = None,
+    repeats: ReportsOption = None,
+    image_column: ImageColumnOption = None,
+    score_column: ScoreColumnOption = None,
     label_scale: LabelScaleOption = None,
-    prediction_columns: Annotated[
-        str | None,
-        _option(
-            "--prediction-columns",
-            metavar="IMAGE,SCORE",
-            help="Image and score column of --predictions and --against (default: guessed).",
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None,
-        _option(
-            "--scale",
-            metavar="LOW,HIGH",
-            help="Scale of --predictions (default: 1,5 for a file of aes score, else the labels').",
-        ),
-    ] = None,
-    cuts: Annotated[
-        str | None,
-        _option(
-            "--cuts",
-            metavar="A,B,…",
-            help="Class boundaries on the predictions' scale (default: the model's, else the data set's).",
-        ),
-    ] = None,
-    good_above: Annotated[
-        float | None,
-        _option(
-            "--good-above",
-            metavar="SCORE",
-            help="Scores above this are good, on the predictions' scale (default: the data set's, else the "
-            "middle of the scale).",
-        ),
-    ] = None,
-    faces: Annotated[
-        EvalFaces,
-        _option("--faces", help="As in aes score; none: images are face crops already (default: auto)."),
-    ] = EvalFaces.auto,
-    resamples: Annotated[
-        int,
-        _option(
-            "--resamples", metavar="N", min=0, help="Bootstrap resamples; 0 = no intervals (default: 10000)."
-        ),
-    ] = 10_000,
-    seed: Annotated[
-        int,
-        _option(
-            "--seed",
-            metavar="N",
-            min=0,
-            help="Seed of the resamples, or of the draws of --personalized (default: 0).",
-        ),
-    ] = 0,
+    prediction_columns: PredictionColumnsOption = None,
+    scale: ScaleOption = None,
+    cuts: CutsOption = None,
+    good_above: GoodAboveOption = None,
+    faces: FacesOption = EvalFaces.auto,
+    resamples: ResamplesOption = 10_000,
+    seed: SeedOption = 0,
     personalized: PersonalizedOption = False,
     shots: ShotsOption = None,
     users: UsersOption = None,

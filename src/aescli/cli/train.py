@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from aescli.cli.common import DeviceOption, LabelScaleOption, QuietOption, note, scale_of
+from aescli.cli.common import (
+    DeviceOption,
+    ImageColumnOption,
+    ImagesOption,
+    LabelScaleOption,
+    QuietOption,
+    ScoreColumnOption,
+    note,
+    option,
+    scale_of,
+)
 from aescli.errors import AesError, UsageError
-
-_option = partial(typer.Option, show_default=False)
 
 
 def train(
     preset: Annotated[
         str,
-        _option("--preset", metavar="NAME|FILE.yaml", help="What to build and how to train it (no default)."),
+        option("--preset", metavar="NAME|FILE.yaml", help="What to build and how to train it (no default)."),
     ],
     data: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "--data",
             metavar="PATH",
             help="Label file or folder of a data set; once for each set of a joint training (no default).",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        _option("--images", metavar="DIR", help="Folder of the images (default: beside the labels)."),
-    ] = None,
+    images: ImagesOption = None,
     unlabelled: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "--unlabelled",
             metavar="DIR",
             help="Folder of photos without labels, for a preset with train.distil (default: none).",
@@ -42,11 +46,11 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        _option("--out", metavar="DIR", help="Folder of the run, which --model then takes (no default)."),
+        option("--out", metavar="DIR", help="Folder of the run, which --model then takes (no default)."),
     ] = None,
     fold: Annotated[
         int | None,
-        _option(
+        option(
             "--fold",
             metavar="K",
             min=1,
@@ -56,14 +60,14 @@ def train(
     ] = None,
     split: Annotated[
         list[Path] | None,
-        _option("--split", metavar="FILE", help="Split file of an earlier run to use again (default: none)."),
+        option("--split", metavar="FILE", help="Split file of an earlier run to use again (default: none)."),
     ] = None,
     all_data: Annotated[
-        bool, _option("--all-data", help="Train on everything, keep no test set (default: off).")
+        bool, option("--all-data", help="Train on everything, keep no test set (default: off).")
     ] = False,
     initial: Annotated[
         Path | None,
-        _option(
+        option(
             "--init",
             metavar="FILE",
             help="Safetensors file that initialises the encoder (default: as the preset says).",
@@ -71,34 +75,28 @@ def train(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        _option(
+        option(
             "--set", metavar="KEY=VALUE", help="Change a preset field, e.g. train.lr=3e-4 (default: none)."
         ),
     ] = None,
     features: Annotated[
         Path | None,
-        _option(
+        option(
             "--features",
             metavar="DIR",
             help="Folder that keeps the frozen part's features for other runs (default: inside --out, removed).",
         ),
     ] = None,
     resume: Annotated[
-        bool, _option("--resume", help="Continue an interrupted run in --out (default: off).")
+        bool, option("--resume", help="Continue an interrupted run in --out (default: off).")
     ] = False,
     dry_run: Annotated[
         bool,
-        _option("--dry-run", help="Build everything, print counts and cost, train nothing (default: off)."),
+        option("--dry-run", help="Build everything, print counts and cost, train nothing (default: off)."),
     ] = False,
     device: DeviceOption = "auto",
-    image_column: Annotated[
-        str | None,
-        _option("--image-column", metavar="NAME", help="Image column of a CSV (default: guessed)."),
-    ] = None,
-    score_column: Annotated[
-        str | None,
-        _option("--score-column", metavar="NAME", help="Score column of a CSV (default: guessed)."),
-    ] = None,
+    image_column: ImageColumnOption = None,
+    score_column: ScoreColumnOption = None,
     label_scale: LabelScaleOption = None,
     quiet: QuietOption = False,
 ) -> None:
