@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from written import picture, write
 
 from aescli.cli.eval import Layout
 from aescli.data.datasets import KINDS, read_dataset
@@ -24,18 +24,6 @@ VOTES = {
     "953958": [10, 7, 15, 26, 26, 21, 10, 8, 1, 2],
     "954184": [0, 0, 4, 8, 41, 56, 10, 3, 4, 0],
 }
-
-
-def picture(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (90, 90, 90)).save(path)
-    return path
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
 
 
 def mean(votes) -> float:

@@ -8,24 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from written import picture, write
 
 from aescli.data.datasets import read_dataset
 from aescli.data.datasets.ratings import RATING_KINDS, UserCharacters, read_ratings
 from aescli.data.datasets.scored import ATTRIBUTES
 from aescli.errors import AesError, UsageError
-
-
-def picture(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (90, 90, 90)).save(path)
-    return path
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
 
 
 def listed(table) -> list[tuple[str, str, float]]:

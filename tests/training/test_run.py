@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from made import make_faces
 
 from aescli.errors import AesError, UsageError
 from aescli.models.checkpoint import load_checkpoint
@@ -45,19 +45,7 @@ def _preset(*changes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """40 pictures whose score is their brightness, 1..5, in five official folds."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "images").mkdir()
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(40):
-        level = rng.uniform(0.1, 0.9)
-        pixels = (255 * level + rng.normal(0, 12, (40, 40, 3))).clip(0, 255).astype(np.uint8)
-        name = f"{('AF', 'AM', 'CF', 'CM')[i % 4]}{i}.png"
-        Image.fromarray(pixels).save(root / "images" / name)
-        rows.append((name, round(1 + 4 * level, 4), name[:2], i % 5 + 1, "train"))
-    with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "score", "group", "fold", "split6040"), *rows])
-    return root
+    return make_faces(tmp_path_factory.mktemp("data") / "faces")
 
 
 @pytest.fixture(autouse=True)
