@@ -39,6 +39,7 @@ def _replace(folder: Path, staging: Path) -> None:
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)  # nothing, unless the new one has its place
         raise
     shutil.rmtree(old, ignore_errors=True)
 
