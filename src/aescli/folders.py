@@ -1,18 +1,21 @@
-"""Folders that appear whole or not at all. Knows nothing about what they hold."""
+"""Folders and files that appear whole or not at all. Knows nothing about what they hold."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from aescli.errors import AesError
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Gives an empty folder beside `folder` that takes its place when the block ends well, and vanishes otherwise.
 
-    What lay at `folder` before is moved aside and removed only after that.
+    What lay at `folder` before is moved aside and removed only after that; if the new one cannot take its place, it
+    comes back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -21,13 +24,47 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         staging.chmod(0o755)  # mkdtemp and safetensors make them readable for the owner alone
         for file in staging.iterdir():
             file.chmod(0o644)
-        old = None
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-            folder.rename(old)
-        staging.rename(folder)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        _replace(folder, staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _replace(folder: Path, staging: Path) -> None:
+    old = staging.with_name(f"{staging.name}-old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)  # nothing, unless the new one has its place
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_whole(files: Mapping[Path, str]) -> None:
+    """Write UTF-8 text files, line ends as given, each of which is either the old or the new one.
+
+    None gets its name before all are complete. Raises AesError that names the file where one cannot be written.
+    """
+    staged = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    path = None
+    try:
+        for path, text in files.items():
+            staged[path].write_text(text, encoding="utf-8", newline="")
+        for path, staging in staged.items():
+            os.replace(staging, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        for staging in staged.values():
+            staging.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, reason: Exception) -> AesError:
+    """What to raise where `path` could not be written."""
+    return AesError(
+        f"{path} cannot be written: {getattr(reason, 'strerror', None) or reason}; check the path and the disk"
+    )

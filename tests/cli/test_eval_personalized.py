@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_personalize import Colours
 from aescli.cli import main
 from aescli.personalization.learning import learn_prior
 from aescli.personalization.measuring import Plan, draw, prior_from_others, raters_in
+from aescli.personalization.prior import unlearned_prior
 from aescli.personalization.results import Measured, as_table
 
 USERS, IMAGES = 30, 40
@@ -142,7 +144,7 @@ def test_the_table_says_how_it_was_measured(aes, tmp_path):
     assert code == 0, err
     assert "Colours" not in out
     assert "each user 3 times: telling shots, 20 images tested" in out
-    assert "aes: 100 shots left out: no rater has 120 ratings" in err
+    assert "aes: 100 shots left out: no rater has 120 ratings (100 shots and 20 tests)" in err
     assert "published: AesMamba-P on PARA" in out
     (line,) = (line for line in out.splitlines() if line.split()[2:3] == ["SRCC"])
     assert line.rstrip().endswith(" 0.707")
@@ -167,7 +169,11 @@ def test_unreadable_images_are_left_out_and_named(aes, tmp_path):
         (["--personalized", "--users", "few"], 2, "neither all nor a whole number above 0"),
         (["--personalized", "--tests", "all", "--select", "informative"], 2, "give --tests a number"),
         (["--personalized", "--layout", "ava"], 2, "--layout ava has no ratings by users"),
-        (["--personalized", "--shots", "30"], 1, "no rater has 80 ratings (30 shots and the test images)"),
+        (
+            ["--personalized", "--shots", "30"],
+            1,
+            "no rater has 80 ratings (30 shots and 50 tests); take fewer",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(aes, tmp_path, words, code, message):
@@ -232,6 +238,25 @@ def test_training_data_is_named_in_the_table():
     result = ProtocolResult(10, ("a", "b"), values, {k: v - 0.1 for k, v in values.items()})
     text = as_table(Measured("mebeauty", "m", "adapter", Plan(), (result,), 12))
     assert "TRAINING DATA: the model was trained on 12 of these images" in text
+    assert "their difference is not to be trusted" in text
+    assert "prior" not in text
     assert "0.5000 ± 0.0707" in text  # over repeats of the users' mean
     assert "+0.1000" in text
     assert "published" not in text
+    text = as_table(Measured("mebeauty", "m", "adapter", Plan(), (result,), 0, True))
+    assert "TRAINING DATA: the prior over tastes was learned from the raters of mebeauty" in text
+
+
+def test_a_prior_from_the_tested_raters_is_named(aes, tmp_path, monkeypatch):
+    prior = unlearned_prior("colours-1", (1.0, 5.0), PIXELS / 255)
+    for origin, taught in (
+        ("learned from 30 raters of MEBeauty", True),
+        ("learned from 30 raters of PARA", False),
+    ):
+        monkeypatch.setattr(
+            "aescli.personalization.prior.load_prior", lambda *args, by=origin: replace(prior, origin=by)
+        )
+        mebeauty(tmp_path / "set")
+        code, out, err = aes(*WORDS, "-f", "json")
+        assert code == 0, err
+        assert json.loads(out)["prior_learned_from_tested_raters"] is taught

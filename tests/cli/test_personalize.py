@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,13 +90,142 @@ def test_shots_teach_and_the_held_back_ratings_show_it(aes, alice, tmp_path):
     assert card["notes"]["agreement"]["SRCC"][0] == pytest.approx(personal, abs=5e-4)
 
 
-def test_all_ratings_are_measured_by_leave_one_out(aes, alice, tmp_path):
+def test_all_ratings_are_measured_by_pairs_that_were_left_out(aes, alice, tmp_path):
     code, out, err = aes("--user", alice, "--out", tmp_path / "mine")
     assert code == 0
-    assert "leave-one-out over the 40 ratings" in err
     assert out.strip() == str(tmp_path / "mine")
+    notes = json.loads((tmp_path / "mine" / "user.json").read_text())["notes"]
+    pairs = notes["pairs"]
+    assert 700 < pairs["pairs"] <= 780
+    assert pairs["personal"] > pairs["generic"] + 0.1
+    assert (
+        f"aes: {pairs['personal']:.1%} of {pairs['pairs']} pairs of photos in the right order, "
+        f"{pairs['generic']:.1%} by the generic score (each by what the other ratings teach; 40 ratings"
+        in err
+    )
+    assert "(leave-one-out over the 40 ratings)" in err
+    assert "leave-one-out shows the personal model worse than it is; believe the pairs" in err
+    assert err.index("pairs of photos") < err.index("leave-one-out")
     personal, generic = figures(err, "PLCC")
-    assert personal > generic
+    assert notes["agreement"]["PLCC"] == pytest.approx([personal, generic], abs=5e-4)
+
+
+def test_held_back_ratings_need_no_pairs_and_too_few_of_them_do(aes, alice):
+    err = aes("--user", alice, "--shots", 30)[2]
+    assert "10 held-back ratings" in err
+    assert "pairs" not in err
+    err = aes("--user", alice, "--shots", 37)[2]
+    assert "learned from 37 ratings" in err
+    assert "pairs of photos in the right order" in err
+
+
+def test_the_model_says_what_it_was_made_from_and_another_task_goes_beside_it(aes, alice, monkeypatch):
+    assert aes("--user", alice)[:2] == (0, "users/alice\n")
+    card = json.loads(Path("users/alice/user.json").read_text())
+    assert (card["task"], card["model"], card["base"]) == ("fbp", "momamba-lite", "colours-1")
+    monkeypatch.setattr(Colours, "task", "viaa")
+    assert aes("--user", alice, "--task", "viaa", "--model", "runs/m")[:2] == (0, "users/alice-viaa\n")
+    card = json.loads(Path("users/alice-viaa/user.json").read_text())
+    assert (card["task"], card["model"]) == ("viaa", "runs/m")
+    code, out, err = aes("--user", alice, "--task", "viaa", "--out", "users/alice")
+    assert (code, out) == (1, "")
+    assert "users/alice is the model of alice for --task fbp; give another --out" in err
+
+
+def test_people_whose_names_make_one_folder_do_not_replace_each_other(aes, alice):
+    assert aes("--user", alice)[0] == 0
+    before = Path("users/alice/user.json").read_bytes()
+    Path("other.yaml").write_text(alice.read_text().replace("user: alice", "user: alice!"))
+    code, out, err = aes("--user", "other.yaml")
+    assert (code, out) == (1, "")
+    assert "users/alice is the model of 'alice', not of 'alice!'; give another --out" in err
+    assert Path("users/alice/user.json").read_bytes() == before
+    assert aes("--user", "other.yaml", "--out", "users/other")[0] == 0
+
+
+def test_photos_without_faces_are_counted_and_the_other_task_is_named(aes, alice, monkeypatch):
+    from aescli.scoring.prepare import Preparer
+    from aescli.scoring.rows import NO_FACE
+
+    prepare = Preparer.__call__
+
+    def faceless(self, found):
+        prepared = prepare(self, found)
+        return replace(prepared, error=NO_FACE, crops=[]) if int(Path(found.path).stem) < lost else prepared
+
+    monkeypatch.setattr(Preparer, "__call__", faceless)
+    lost = 15
+    code, _, err = aes("--user", alice)
+    assert code == 0
+    assert f"aes: 15 ratings are left out: {NO_FACE}; the first: " in err
+    assert err.count(NO_FACE) == 1
+    assert "aes: --task viaa rates photos without faces" in err
+    lost = 40
+    code, _, err = aes("--user", alice)
+    assert code == 1
+    assert "0 of 40 rated images can be used, 2 are needed; --task viaa rates photos without faces" in err
+    assert err.count(NO_FACE) == 1
+
+
+def test_a_further_table_is_named_beside_those_the_profile_has(aes, alice, tmp_path):
+    suggest = ("--suggest", 3, "--images", "photos")
+    (tmp_path / "new.yaml").write_text("user: new\nscale: [0, 10]\n")
+    assert (
+        "and name the table in the profile: ratings: new-ratings.csv"
+        in aes("--user", "new.yaml", *suggest)[2]
+    )
+    rows = [f"photos/{i:02d}.png,{i}" for i in range(8)]
+    (tmp_path / "new-ratings.csv").write_text("\n".join(["image,score", *rows]) + "\n")
+    (tmp_path / "new.yaml").write_text("user: new\nscale: [0, 10]\nratings: new-ratings.csv\n")
+    err = aes("--user", "new.yaml", *suggest)[2]
+    assert "in the profile: ratings: [new-ratings.csv, new-ratings-2.csv]" in err
+    assert "one more line under ratings: - alice-ratings.csv" in aes("--user", alice, *suggest)[2]
+
+
+def test_odd_file_names_are_left_out_or_found_again(aes, alice, tmp_path):
+    (tmp_path / "odd").mkdir()
+    picture = (tmp_path / "photos" / "50.png").read_bytes()
+    for name in (b"\xff.png", b" space.png", b"good.png"):
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path / "odd") + b"/" + name)).write_bytes(picture)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+    (tmp_path / "odd" / " x").mkdir()
+    (tmp_path / " root.png").write_bytes((tmp_path / "photos" / "51.png").read_bytes())
+    words = ("--user", alice, "--suggest", 5, "--images")
+    code, out, err = aes(*words, "odd")
+    assert code == 0
+    assert "aes: 1 photos left out: their names are no UTF-8 text; rename them" in err
+    sheet = Path(out.split()[0])
+    with sheet.open(newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"odd/ space.png", "odd/good.png"}
+    (tmp_path / "odd" / "good.png").unlink()
+    (tmp_path / "odd" / " space.png").unlink()
+    code, out, err = aes(*words, "odd")
+    assert (code, out) == (1, "")
+    assert "1 photos left out" in err
+    assert len(list(tmp_path.glob("alice-ratings*"))) == 2
+
+    # A space at the very beginning survives the reading of the table.
+    (tmp_path / "photos").rename(tmp_path / "rated")
+    (tmp_path / "new.yaml").write_text("user: new\nscale: [0, 10]\n")
+    assert aes("--user", "new.yaml", "--suggest", 99, "--images", ".")[0] == 0
+    text = (tmp_path / "new-ratings.csv").read_text().splitlines()
+    assert "./ root.png," in text
+    filled = [text[0], *(f"{line}{i % 10}" for i, line in enumerate(text[1:]))]
+    (tmp_path / "new-ratings.csv").write_text("\n".join(filled) + "\n")
+    (tmp_path / "new.yaml").write_text("user: new\nscale: [0, 10]\nratings: new-ratings.csv\n")
+    assert "learned from 61 ratings" in aes("--user", "new.yaml")[2]
+
+
+def test_a_profile_is_found_by_its_persons_name_and_one_nearby_is_proposed(aes, alice, tmp_path):
+    code, _, err = aes("--user", "alice")
+    assert code == 2
+    assert "--user alice: no such profile in users; did you mean --user alice.yaml?" in err
+    (tmp_path / "users").mkdir()
+    text = alice.read_text().replace("photos/", "../photos/").replace("user: alice", "user: Zoë B.")
+    (tmp_path / "users" / "Zoë_B.yaml").write_text(text)
+    assert aes("--user", "Zoë B.")[:2] == (0, "users/Zoë_B\n")
 
 
 def test_the_seed_decides_the_shots(aes, alice, tmp_path):

@@ -12,6 +12,7 @@ from test_personalize import Colours
 
 from aescli.cli import main
 from aescli.personalization.adapter import Adapter, save_adapter
+from aescli.personalization.folder import safe_name
 
 
 @pytest.fixture
@@ -47,9 +48,9 @@ def aes(model, monkeypatch, capsys, tmp_path):
     return run
 
 
-def person(name, weights, folder=None, scale=(0.0, 10.0), base="colours-1"):
+def person(name, weights, folder=None, scale=(0.0, 10.0), base="colours-1", task="fbp", model="colours"):
     """A personal model in users/NAME that likes colours by these weights."""
-    adapter = Adapter(name, base, scale, 5.0, 0.0, np.array(weights, np.float32))
+    adapter = Adapter(name, base, scale, 5.0, 0.0, np.array(weights, np.float32), task, model)
     save_adapter(adapter, Path(folder or f"users/{name}"))
 
 
@@ -116,12 +117,17 @@ def test_a_changed_personal_model_changes_scores_and_the_digest_that_resuming_co
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--user", "bob"], 2, "--user bob: no personal model in bob or users/bob; aes personalize makes one"),
+        (["--user", "bo"], 2, "--user bo: no personal model in bo or users/bo; aes personalize makes one"),
+        (["--user", "bob"], 2, "--user bob: no personal model yet; aes personalize --user bob.yaml makes it"),
+        (["--user", "a!.yaml"], 2, "a!.yaml: users/a is the model of 'a', not of 'a!'; aes personalize --user a!.yaml"),
         (["--user", "bob.yaml"], 2, "no personal model in users/bob yet; aes personalize --user bob.yaml"),
         (["--user", "photos"], 2, "--user photos: no personal model there (no user.json)"),
         (["--user", "x*"], 2, "--user x*: matches no personal model"),
         (["--user", "users/a", "users/other"], 2, "users/other is a personal model, not photos; quote a pattern"),
-        (["--user", "other"], 1, "the profile of other belongs to the model elsewhere-9, not to colours-1"),
+        (["--user", "other"], 1, "users/other was made for --task fbp (colours); this run's model is another"),
+        (["--user", "views"], 1, "users/views was made for --task viaa (aesmamba-lite); this run is --task fbp: add"),
+        (["--user", "users/v*"], 1, "users/views was made for --task viaa"),
+        (["--user", "broken"], 1, "users/broken: damaged (user.json lacks"),
         (["--user", "a", "--user", "twin"], 2, "its column score_a is that of users/a already"),
         (["--user", "wide"], 1, "the profile of wide is for 2 features, the model gives 3"),
         (["--task", "piaa"], 2, "--task piaa scores as one person would; name whom with --user"),
@@ -132,8 +138,33 @@ def test_what_cannot_be_done_is_said_in_one_line(aes, words, code, message):
     person("a", [0, 3, 0], folder="users/twin")
     person("other", [0, 3, 0], base="elsewhere-9")
     person("wide", [0, 3])
+    person("views", [1], base="v-1", task="viaa", model="aesmamba-lite")
+    Path("users/broken").mkdir()
+    Path("users/broken/user.json").write_text("{}")
+    Path("a!.yaml").write_text("user: a!\nscale: [0, 10]\n")
     Path("bob.yaml").write_text("user: bob\nscale: [0, 10]\n")
     got, out, err = aes("-f", "csv", *words)
     assert (got, out.count("\n") < 2) == (code, True)
     assert message in err
     assert err.strip().splitlines()[-1].startswith("aes: error: ")
+
+
+def test_one_person_has_a_model_for_each_task_and_patterns_take_the_fitting_ones(aes):
+    person("alice", [9], base="v-1", task="viaa", model="aesmamba-lite")
+    person("alice", [3, 0, 0], folder="users/alice-fbp")
+    person("bo", [1, 1, 1])
+    Path("alice.yaml").write_text("user: alice\nscale: [0, 10]\n")
+    for given in ("alice", "alice.yaml", "users/alice-fbp", "alice-fbp"):
+        code, out, err = aes("-f", "csv", "--user", given)
+        assert code == 0, err
+        assert float(table(out)["red"]["score_alice"]) == pytest.approx(5 + 3 * 250 / 255, abs=1e-4)
+    code, out, err = aes("-f", "csv", "--user", "users/*")
+    assert code == 0, err
+    assert out.splitlines()[0].endswith("score_alice,score_bo,error")
+
+
+@pytest.mark.parametrize("name", ["Zoë B.", "a/b", "สุดา"])
+def test_a_person_is_found_by_the_name_they_gave(aes, name):
+    person(name, [3, 0, 0], folder=f"users/{safe_name(name)}")
+    assert aes("-f", "csv", "--user", name)[0] == 0
+    assert aes("-f", "csv", "--user", f"{name}!")[0] == 2

@@ -2,11 +2,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 from sklearn.linear_model import Ridge
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,17 +18,13 @@ from taste import SCALE, ratings, world
 
 from aescli.errors import AesError
 from aescli.personalization.adapter import (
-    CARD,
-    WEIGHTS,
     fit_adapter,
-    leave_one_out,
     load_adapter,
     personal_scores,
-    require_base,
-    safe_name,
     save_adapter,
     within,
 )
+from aescli.personalization.folder import CARD, WEIGHTS, home_of, require_base, safe_name
 from aescli.personalization.prior import standardise
 
 
@@ -96,17 +95,6 @@ def test_without_evidence_the_generic_order_stays():
     np.testing.assert_array_equal(personal_scores(features, generic, adapter).argsort(), generic.argsort())
 
 
-def test_leave_one_out_never_sees_the_rating_it_predicts():
-    features, generic, prior = world()
-    y = ratings(np.random.default_rng(3), prior, features, generic)[:8]
-    before = leave_one_out(prior, features[:8], generic[:8], y, SCALE)
-    changed = y.copy()
-    changed[3] = 6 - changed[3]
-    after = leave_one_out(prior, features[:8], generic[:8], changed, SCALE)
-    assert after[3] == pytest.approx(before[3])
-    assert np.abs(np.delete(after - before, 3)).max() > 1e-3
-
-
 def test_an_adapter_comes_back_as_it_was_saved_and_is_small(tmp_path):
     features, generic, prior = world()
     adapter = fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, (0.0, 10.0), "Ännchen")
@@ -122,23 +110,112 @@ def test_an_adapter_comes_back_as_it_was_saved_and_is_small(tmp_path):
 def test_a_wrong_base_other_features_and_damage_are_refused_in_words(tmp_path):
     features, generic, prior = world()
     adapter = fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "bo")
-    require_base(adapter, "base-1")
-    with pytest.raises(AesError, match="bo belongs to the model base-1, not to base-2"):
-        require_base(adapter, "base-2")
+    adapter = replace(adapter, task="fbp", model="momamba-lite")
+    folder = tmp_path / "bo"
+    require_base(adapter, SimpleNamespace(digest="base-1", task="fbp"), folder)
+    with pytest.raises(
+        AesError, match=r"bo was made for --task fbp \(momamba-lite\); .*--model momamba-lite"
+    ):
+        require_base(adapter, SimpleNamespace(digest="base-2", task="fbp"), folder)
+    with pytest.raises(AesError, match=r"this run is --task viaa: add --task fbp, or make one for it"):
+        require_base(adapter, SimpleNamespace(digest="base-2", task="viaa"), folder)
     with pytest.raises(AesError, match="6 features, the model gives 5"):
         personal_scores(features[:, :5], generic, adapter)
-    folder = tmp_path / "bo"
     with pytest.raises(AesError, match="no personal profile there"):
         load_adapter(folder)
     save_adapter(adapter, folder)
     (folder / WEIGHTS).write_bytes(b"nonsense")
     with pytest.raises(AesError, match="damaged"):
         load_adapter(folder)
-    save_adapter(adapter, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slope": float("nan")}, "'slope' in user.json is not a finite number"),
+        ({"bias": True}, "'bias' in user.json is not a finite number"),
+        ({"scale": [10, 1]}, "'scale' in user.json is not two numbers, the lower one first"),
+        ({"scale": [True, 5]}, "'scale' in user.json is not two numbers"),
+        ({"scale": "15"}, "'scale' in user.json is not a list"),
+        ({"user": ["a"]}, "'user' in user.json is not a text"),
+        ({"extra": 1}, "has an unknown field 'extra'"),
+        ({"base": None}, "lacks 'base'"),
+        (None, "user.json is no mapping"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_card_that_was_tampered_with_is_refused_in_words(tmp_path, change, words):
+    features, generic, prior = world()
+    folder = tmp_path / "bo"
+    save_adapter(fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "bo"), folder)
     card = json.loads((folder / CARD).read_text())
-    (folder / CARD).write_text(json.dumps({**card, "slope": float("nan")}))
-    with pytest.raises(AesError, match="damaged"):
+    if isinstance(change, dict):
+        changed = {key: value for key, value in {**card, **change}.items() if value is not None}
+        (folder / CARD).write_text(json.dumps(changed))
+    else:
+        (folder / CARD).write_text(change or "[]")
+    with pytest.raises(AesError, match=words) as error:
         load_adapter(folder)
+    assert str(error.value).startswith(f"{folder}: damaged (")
+
+
+@pytest.mark.parametrize("arrays", [{"w": [1.0]}, {"weights": [[1.0]]}, {"weights": [np.inf]}])
+def test_weights_that_are_none_are_refused(tmp_path, arrays):
+    features, generic, prior = world()
+    save_adapter(fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "bo"), tmp_path)
+    arrays = {name: np.array(values, np.float32) for name, values in arrays.items()}
+    save_file(arrays, tmp_path / WEIGHTS)
+    with pytest.raises(AesError, match=r"damaged \(adapter.safetensors "):
+        load_adapter(tmp_path)
+
+
+def test_another_persons_model_and_one_for_another_task_are_not_overwritten(tmp_path):
+    features, generic, prior = world()
+    adapter = fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "alice!")
+    adapter = replace(adapter, task="fbp")
+    save_adapter(adapter, tmp_path)
+    with pytest.raises(AesError, match="is the model of 'alice!', not of 'alice'; give another --out"):
+        save_adapter(replace(adapter, user="alice"), tmp_path)
+    with pytest.raises(AesError, match="is the model of alice! for --task fbp; give another --out"):
+        save_adapter(replace(adapter, task="viaa"), tmp_path)
+    assert load_adapter(tmp_path).notes == adapter.notes
+    save_adapter(replace(adapter, slope=9.0), tmp_path)  # the same person's again
+    assert load_adapter(tmp_path).slope == 9
+
+
+def test_each_task_has_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    features, generic, prior = world()
+    adapter = fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "bo")
+    assert home_of("bo", "viaa") == Path("users/bo")
+    save_adapter(replace(adapter, task="viaa"), home_of("bo", "viaa"))
+    assert home_of("bo", "viaa") == Path("users/bo")
+    assert home_of("bo", "fbp") == Path("users/bo-fbp")
+    assert home_of("bo!", "fbp") == Path("users/bo")  # taken by somebody else, which `require_room` says
+
+
+def test_a_full_disk_is_told_with_the_path_and_leaves_the_old_model(tmp_path, monkeypatch):
+    features, generic, prior = world()
+    adapter = fit_adapter(prior, features[:6], generic[:6], np.arange(6) / 2 + 1.5, SCALE, "bo")
+    save_adapter(adapter, tmp_path / "bo")
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(AesError, match="bo cannot be written: I/O error: No space left"):
+        save_adapter(replace(adapter, slope=9.0), tmp_path / "bo")
+    monkeypatch.undo()
+
+    def torn(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", torn)
+        with pytest.raises(AesError, match="bo cannot be written: No space left on device; check the path"):
+            save_adapter(replace(adapter, slope=9.0), tmp_path / "bo")
+    assert load_adapter(tmp_path / "bo").slope == adapter.slope
+    assert [path.name for path in tmp_path.iterdir()] == ["bo"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -151,7 +228,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("user", "name"), [("alice", "alice"), ("../../etc", "etc"), ("Zoë B.", "Zoë_B"), ("//", "user")]
-)
+    ("user", "name"),
+    [("alice", "alice"), ("../../etc", "etc"), ("Zoë B.", "Zoë_B"), ("//", "user"),
+     ("Zoe\u0308", "Zoë"), ("สุดา", "สุดา"), ("सीता", "सीता"), ("a\nb", "a_b")],
+)  # fmt: skip
 def test_a_name_becomes_one_folder(user, name):
     assert safe_name(user) == name

@@ -131,7 +131,7 @@ def test_the_prompt_reaches_the_fusion_and_the_encoder_of_text(model, alice):
 def test_changes_added_to_the_base_give_the_tuned_model(model, alice, tmp_path):
     base, tuned, _ = tuned_to(model, alice, "my experience is expert")
     save_tuned(
-        Tuned("alice", "b", (0.0, 10.0), "my", changes_of(base, tuned), {"ratings": 10}), tmp_path / "a"
+        Tuned("alice", "b", (0.0, 10.0), "my", changes_of(base, tuned), notes={"ratings": 10}), tmp_path / "a"
     )
     kept = load_tuned(tmp_path / "a")
     assert (kept.user, kept.base, kept.scale, kept.prompt, kept.notes) == (
@@ -235,10 +235,10 @@ def test_a_model_without_text_cannot_be_tuned_and_a_foreign_base_is_refused(aes,
     code, _, err = aes("personalize", "--task", "piaa", "--model", "v", "--user", "alice.yaml")
     assert code == 1
     assert "this one reads images only" in err
-    save_tuned(Tuned("alice", "other", (0, 10), "", {}), tmp_path / "users" / "alice")
+    save_tuned(Tuned("alice", "other", (0, 10), "", {}, "piaa", "runs/other"), tmp_path / "users" / "alice")
     code, _, err = aes("score", "photos", "--task", "piaa", "--model", model, "--user", "alice")
     assert code == 1
-    assert "the profile of alice belongs to the model other, not to" in err
+    assert "users/alice was made for --task piaa (runs/other); this run's model is another" in err
 
 
 def test_a_tuned_model_needs_the_checkpoint_itself(model, tmp_path):

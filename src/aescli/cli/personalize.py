@@ -5,7 +5,6 @@ It knows the command line. Profiles are `aescli.data.profiles`', the mathematics
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,11 @@ from aescli.cli.common import (
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from aescli.data.profiles import Profile
+    from aescli.personalization.gain import PairOrder
     from aescli.personalization.images import ImageFeatures
     from aescli.personalization.prior import TastePrior
     from aescli.scoring.predictor import Predictor
-
-_LEAST_TESTED = 5
-"""Fewer held-back ratings give no correlation worth printing."""
 
 _option = partial(typer.Option, show_default=False)
 
@@ -105,7 +100,10 @@ def personalize(
     image and score, or a list of such tables), and optionally experience, traits and characters. It is only read.
 
     Ratings that are not shots are held back to measure what was gained over the generic model. If every rating was a
-    shot, each is predicted from the others (leave-one-out).
+    shot, each pair of photos is put in order by what the other ratings teach.
+
+    The model lies in users/NAME. One for another --task does not replace it: it goes to users/NAME-TASK, and aes score
+    --user NAME takes the one for its own --task.
 
     With --task piaa and a model that reads prompts (AesMamba-P) the whole model is tuned, with experience, traits and
     characters as its prompt; that takes minutes.
@@ -131,35 +129,49 @@ def personalize(
 
     from aescli.models.checkpoint import DEFAULT_MODELS
     from aescli.models.exported import model_folder
+    from aescli.personalization.folder import home_of, require_room
     from aescli.scoring import predictor as predictors
 
     predictor = predictors.load_predictor(model, task=task.value, device=device)
+    target = out or home_of(profile.user, predictor.task)
+    if suggest is None:
+        require_room(target, profile.user, predictor.task)
     extract = partial(_extract, predictor, workers=workers, quiet=quiet)
     rated = extract([str(rating.path) for rating in profile.ratings])
-    folder = model_folder(model or DEFAULT_MODELS[task.value]) if _is_checkpoint(predictor) else None
+    spec = model or DEFAULT_MODELS[task.value]
+    folder = model_folder(spec) if _is_checkpoint(predictor) else None
     if suggest is not None:
-        _suggest(profile, suggest, images, out or source.parent, predictor, folder, rated, extract, quiet)
+        from aescli.cli.suggest import suggest as propose
+
+        prior_for = partial(_prior, predictor, folder, quiet=quiet)
+        propose(profile, suggest, images, out or source.parent, rated, extract, prior_for, quiet=quiet)
         return
-    usable = _usable(profile, rated, shots or 2, quiet)
+    usable = _usable(profile, rated, shots or 2, predictor.task, quiet)
     known = [name for name in ("experience", "traits", "characters") if getattr(profile, name)]
     if known and not predictor.reads_text:
         note(
             f"aes: {', '.join(known)}: not used, this model reads images only; --task piaa reads them",
             quiet=quiet,
         )
-    _fit(profile, usable, rated, shots, select, seed, predictor, folder, out, quiet)
+    _fit(profile, usable, rated, shots, select, seed, predictor, spec, folder, target, quiet)
 
 
 def _profile_path(user: str) -> Path:
-    from aescli.personalization.adapter import USERS
+    from aescli.personalization.folder import USERS, safe_name
 
     given = Path(user)
-    places = [given]
-    if given.suffix not in (".yaml", ".yml"):
-        places = [given / "profile.yaml", USERS / f"{user}.yaml", USERS / user / "profile.yaml"]
+    if given.suffix in (".yaml", ".yml"):
+        places = [given]
+    else:
+        names = dict.fromkeys((user, safe_name(user)))
+        places = [given / "profile.yaml"]
+        places += [USERS / place for name in names for place in (f"{name}.yaml", f"{name}/profile.yaml")]
     for place in places:
         if place.is_file():
             return place
+    near = next((path for path in (Path(f"{user}.yaml"), Path(f"{user}.yml")) if path.is_file()), None)
+    if near is not None:
+        raise UsageError(f"--user {user}: no such profile in {USERS}; did you mean --user {near}?")
     looked = ", ".join(map(str, places))
     raise UsageError(f"--user {user}: no such profile (looked for {looked}); give the YAML file")
 
@@ -191,52 +203,56 @@ def _extract(predictor: Predictor, paths: list[str], *, workers: str, quiet: boo
         return extract(paths, prepare, predictor, workers=threads, step=step)
 
 
-def _prior(predictor: Predictor, folder: Path | None, features: np.ndarray, quiet: bool) -> TastePrior:
+def _prior(predictor: Predictor, folder: Path | None, images: ImageFeatures, *, quiet: bool) -> TastePrior:
     """The base model's learned prior, else a plain one."""
     from aescli.personalization.prior import load_prior, unlearned_prior
 
     prior = load_prior(folder, predictor.digest) if folder is not None else None
     if prior is None:
         note("aes: this model has no learned prior over tastes; ten ratings will change little", quiet=quiet)
-        prior = unlearned_prior(predictor.digest, predictor.scale, features)
+        prior = unlearned_prior(predictor.digest, predictor.scale, images.features)
     return prior
 
 
-def _usable(profile: Profile, rated: ImageFeatures, least: int, quiet: bool) -> list[int]:
+def _usable(profile: Profile, rated: ImageFeatures, least: int, task: str, quiet: bool) -> list[int]:
     """Positions of the ratings whose image the model could use; AesError where too few are left."""
+    from aescli.scoring.rows import NO_FACE
+
     usable = [i for i, rating in enumerate(profile.ratings) if str(rating.path) not in rated.errors]
-    for path, reason in rated.errors.items():
-        note(f"aes: {path}: {reason}; its rating is left out", quiet=quiet)
+    for reason in dict.fromkeys(rated.errors.values()):
+        paths = [path for path, other in rated.errors.items() if other == reason]
+        left = f"{paths[0]}: {reason}; its rating is left out"
+        if len(paths) > 1:
+            left = f"{len(paths)} ratings are left out: {reason}; the first: {paths[0]}"
+        note(f"aes: {left}", quiet=quiet)
+    faceless = task == "fbp" and NO_FACE in rated.errors.values()
+    hint = "; --task viaa rates photos without faces" if faceless else ""
     scores = {profile.ratings[i].score for i in usable}
     if len(usable) < least or len(scores) < 2:
         kind = "all alike" if len(usable) >= least else f"{least} are needed"
         raise AesError(
-            f"{profile.source}: {len(usable)} of {len(profile.ratings)} rated images can be used, {kind}"
+            f"{profile.source}: {len(usable)} of {len(profile.ratings)} rated images can be used, {kind}{hint}"
         )
+    if hint:
+        note(f"aes: {hint.removeprefix('; ')}", quiet=quiet)
     return usable
 
 
 def _fit(
     profile: Profile, usable: list[int], rated: ImageFeatures, shots: int | None, select: Select, seed: int,
-    predictor: Predictor, folder: Path | None, out: Path | None, quiet: bool,
+    predictor: Predictor, spec: str, folder: Path | None, target: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     import numpy as np
 
-    from aescli.personalization.adapter import (
-        USERS,
-        fit_adapter,
-        leave_one_out,
-        personal_scores,
-        safe_name,
-        save_adapter,
-    )
+    from aescli.personalization.adapter import fit_adapter, personal_scores, save_adapter
+    from aescli.personalization.gain import agreement_of, pairs_in_order, predicted_without
     from aescli.personalization.selection import most_informative
 
     ratings = np.array([profile.ratings[i].score for i in usable])
     tuned = predictor.task == "piaa"
-    prior = _prior(predictor, folder, rated.features, quiet or tuned)
+    prior = _prior(predictor, folder, rated, quiet=quiet or tuned)
     features, generic, scale = rated.features, rated.scores, profile.scale
     everything = np.arange(len(ratings))
     if select is Select.all or shots is None or shots >= len(ratings):
@@ -248,24 +264,25 @@ def _fit(
     held = np.setdiff1d(everything, chosen)
     if np.ptp(ratings[chosen]) == 0:
         raise AesError(f"the {len(chosen)} chosen ratings are all equal; choose others with --seed, or more")
-    target = out or USERS / safe_name(profile.user)
     if tuned:
         from aescli.cli.tuning import tune_for
 
-        tune_for(profile, rated, ratings, chosen, held, predictor, target, quiet=quiet)
+        tune_for(profile, rated, ratings, chosen, held, predictor, spec, target, quiet=quiet)
         typer.echo(target)
         return
     adapter = fit_adapter(prior, features[chosen], generic[chosen], ratings[chosen], scale, profile.user)
-    if len(held):
-        personal, tested = personal_scores(features[held], generic[held], adapter), held
-        how = f"{len(held)} held-back ratings"
-    else:
-        personal, tested = leave_one_out(prior, features, generic, ratings, scale), everything
+    personal = personal_scores(features[held], generic[held], adapter)
+    agreement, pairs = agreement_of(personal, generic[held], ratings[held]), None
+    how = f"{len(held)} held-back ratings"
+    if not agreement:
+        given = prior, features, generic, ratings, scale
+        pairs = pairs_in_order(*given)
+        agreement = agreement_of(predicted_without(everything[:, None], *given)[:, 0], generic, ratings)
         how = f"leave-one-out over the {len(ratings)} ratings"
-    agreement = agreement_of(personal, generic[tested], ratings[tested])
-    adapter = replace(adapter, notes={**adapter.notes, "measured": how, "agreement": agreement})
-    save_adapter(adapter, target)
-    report(profile.user, len(chosen), agreement, how, target, quiet=quiet)
+    measured = {"measured": how, "agreement": agreement, "pairs": pairs and asdict(pairs)}
+    notes = {**adapter.notes, **measured}
+    save_adapter(replace(adapter, task=predictor.task, model=spec, notes=notes), target)
+    report(profile.user, len(chosen), agreement, how, target, pairs=pairs, quiet=quiet)
     typer.echo(target)
 
 
@@ -276,81 +293,21 @@ def report(
     how: str,
     target: Path,
     *,
+    pairs: PairOrder | None = None,
     quiet: bool,
 ) -> None:
     """What was learned and gained, on standard error."""
     note(f"aes: {user}: learned from {shots} ratings", quiet=quiet)
+    if pairs is not None:
+        note(
+            f"aes: {pairs.personal:.1%} of {pairs.pairs} pairs of photos in the right order, {pairs.generic:.1%} by "
+            f"the generic score (each by what the other ratings teach; {shots} ratings measure this roughly)",
+            quiet=quiet,
+        )
     for metric, (mine, others) in agreement.items():
         note(f"aes: {metric} {mine:.3f} personal, {others:.3f} generic ({how})", quiet=quiet)
+    if pairs is not None and agreement:
+        note("aes: leave-one-out shows the personal model worse than it is; believe the pairs", quiet=quiet)
     if not agreement:
         note(f"aes: too few different ratings to measure the gain ({how})", quiet=quiet)
     note(f"aes: {target} is the personal model", quiet=quiet)
-
-
-def agreement_of(
-    personal: np.ndarray, generic: np.ndarray, ratings: np.ndarray
-) -> dict[str, tuple[float, float]]:
-    """metric → (personal, generic); empty where there is too little to compare."""
-    import numpy as np
-
-    from aescli.evaluation.metrics import regression_metrics
-
-    if len(ratings) < _LEAST_TESTED or min(map(np.ptp, (personal, generic, ratings))) == 0:
-        return {}
-    mine, others = regression_metrics(personal, ratings), regression_metrics(generic, ratings)
-    return {name: (mine[name], others[name]) for name in ("PLCC", "SRCC")}
-
-
-def _suggest(
-    profile: Profile, number: int, images: Path, folder_out: Path, predictor: Predictor, folder: Path | None,
-    rated: ImageFeatures, extract, quiet: bool,
-) -> None:  # fmt: skip
-    from aescli.data.finding import find_images
-    from aescli.personalization.adapter import safe_name
-    from aescli.personalization.selection import most_informative
-    from aescli.personalization.sheet import write_page, write_sheet
-
-    known = {rating.path.resolve() for rating in profile.ratings}
-    found = [f.path for f in find_images([images]) if not f.error and Path(f.path).resolve() not in known]
-    if not found:
-        raise AesError(f"--images {images}: holds no photo that {profile.user} has not rated yet")
-    pool = extract(found)
-    if not pool.paths:
-        path, reason = next(iter(pool.errors.items()))
-        raise AesError(f"none of the {len(found)} photos can be used; the first: {path}: {reason}")
-    prior = _prior(predictor, folder, pool.features, quiet)
-    seen = (rated.features, rated.scores) if rated.paths else None
-    order = most_informative(prior, pool.features, pool.scores, number, rated=seen)
-    files = [Path(pool.paths[i]) for i in order]
-    folder_out.mkdir(parents=True, exist_ok=True)
-    sheet = _free(folder_out, f"{safe_name(profile.user)}-ratings")
-    # As the profile will find them: from its own folder.
-    names = [_relative(file, profile.source.parent) for file in files]
-    write_sheet(sheet, names)
-    page = sheet.with_suffix(".html")
-    write_page(page, profile.user, profile.scale, list(zip(names, files, strict=True)), sheet.name)
-    note(f"aes: {len(files)} of {len(pool.paths)} photos proposed, the most telling first", quiet=quiet)
-    if pool.errors:
-        note(f"aes: {len(pool.errors)} photos could not be used", quiet=quiet)
-    note(
-        f"aes: rate them in {page} (or fill in {sheet}) and name the table in the profile: "
-        f"ratings: {_relative(sheet, profile.source.parent)}",
-        quiet=quiet,
-    )
-    typer.echo(sheet)
-    typer.echo(page)
-
-
-def _free(folder: Path, stem: str) -> Path:
-    """A table's name that is not taken, nor the page's beside it: a filled-in table is never overwritten."""
-    number = 1
-    while True:
-        path = folder / (f"{stem}.csv" if number == 1 else f"{stem}-{number}.csv")
-        if not path.exists() and not path.with_suffix(".html").exists():
-            return path
-        number += 1
-
-
-def _relative(file: Path, folder: Path) -> str:
-    file, folder = file.resolve(), folder.resolve()
-    return Path(os.path.relpath(file, folder)).as_posix() if file.drive == folder.drive else str(file)

@@ -148,12 +148,15 @@ def evaluate_personalized(
     predictor = predictors.load_predictor(model, task=task, device=device, dtype=dtype)
     spec = model or DEFAULT_MODELS[task]
     trained_on = _trained_on([table.paths[i] for i in drawn.images(False)], spec, quiet=quiet)
-    drawn, answer, choose, method = _learner(table, drawn, predictor, spec, faces, workers, quiet=quiet)
+    drawn, answer, choose, method, origin = _learner(
+        table, drawn, predictor, spec, faces, workers, quiet=quiet
+    )
     with progress("user", quiet=quiet, total=sum(map(len, drawn.by_shots.values()))) as step:
         results = run_plan(drawn, plan, answer, choose, step)
     for shots, reason in drawn.missing.items():
         note(f"aes: {shots} shots left out: {reason}", quiet=quiet)
-    return Measured(table.name, Path(spec).name, method, plan, tuple(results), trained_on)
+    taught = f"raters of {table.name}".casefold() in origin.casefold()
+    return Measured(table.name, Path(spec).name, method, plan, tuple(results), trained_on, taught)
 
 
 def _learner(
@@ -165,8 +168,11 @@ def _learner(
     workers: str,
     *,
     quiet: bool,
-) -> tuple[Drawn, Answer, Choose, str]:
-    """Features of all needed images; an adapter for each draw, or for --task piaa the whole model tuned."""
+) -> tuple[Drawn, Answer, Choose, str, str]:
+    """Features of all needed images; an adapter for each draw, or for --task piaa the whole model tuned.
+
+    The texts say how a person is learned and where the prior comes from, "" where there is none.
+    """
     from aescli.models.checkpoint import resolve
     from aescli.personalization.images import extract
     from aescli.personalization.measuring import prior_from_others, usable
@@ -194,11 +200,11 @@ def _learner(
         prior = prior_from_others(predictor.digest, predictor.scale, found, drawn.others, table.scale)
     answer, choose = one_prior(prior, found.features, found.scores, table.scale)
     if predictor.task != "piaa":
-        return drawn, answer, choose, f"adapter, prior {prior.origin}"
+        return drawn, answer, choose, f"adapter, prior {prior.origin}", prior.origin
     from aescli.personalization.tuning import tuning_answer
 
     answer = tuning_answer(predictor.checkpoint, table, found.paths, found.scores, predictor.device)
-    return drawn, answer, choose, "the whole model tuned"
+    return drawn, answer, choose, "the whole model tuned", ""
 
 
 def _trained_on(paths: list[Path], spec: str, *, quiet: bool) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aescli.cli.common import note, progress
-from aescli.cli.personalize import agreement_of, report
+from aescli.cli.personalize import report
 from aescli.errors import AesError
 
 if TYPE_CHECKING:
@@ -27,11 +27,16 @@ def tune_for(
     chosen: np.ndarray,
     held: np.ndarray,
     predictor: Predictor,
+    spec: str,
     target: Path,
     *,
     quiet: bool,
 ) -> None:
-    """Tune to the `chosen` of the rated images, measure on the `held` ones, save to `target`."""
+    """Tune to the `chosen` of the rated images, measure on the `held` ones, save to `target`.
+
+    spec: the model as --model takes it.
+    """
+    from aescli.personalization.gain import agreement_of
     from aescli.personalization.tuning import (
         Tuned,
         changes_of,
@@ -64,7 +69,10 @@ def tune_for(
     how = f"{len(held)} held-back ratings" if len(held) else "all were shots; --shots holds some back"
     notes = {"ratings": len(chosen), "measured": how, "agreement": agreement}
     changes = changes_of(checkpoint.model, model)
-    save_tuned(Tuned(profile.user, predictor.digest, profile.scale, prompt, changes, notes), target)
+    save_tuned(
+        Tuned(profile.user, predictor.digest, profile.scale, prompt, changes, predictor.task, spec, notes),
+        target,
+    )
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(profile.user, len(chosen), agreement, how, target, quiet=quiet)
     note(f"aes: {size:.1f} MB: the whole model was tuned", quiet=quiet)

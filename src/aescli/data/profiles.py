@@ -1,12 +1,13 @@
 """A person's profile: who they are, if they say so, and how they rated some images. Read and checked, never written.
 
-It knows the YAML layout, rating tables and where image files may lie. It knows nothing about models.
+It knows the YAML layout. Rating tables and image files are `aescli.data.rated`'s. It knows nothing about models.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import reprlib
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,17 @@ from typing import Any
 import yaml
 
 from aescli.data.datasets.base import parse_number
-from aescli.data.datasets.generic import guess_image_column
-from aescli.data.datasets.tables import read_table, read_text
+from aescli.data.datasets.tables import read_text
+from aescli.data.rated import PersonalRating, Sheet, read_ratings, refuse_unknown
 from aescli.errors import AesError
 
 TRAITS = ("openness", "conscientiousness", "extroversion", "agreeableness", "neuroticism")
 EXPERIENCE = ("art", "photo")
 LEVELS = ("beginner", "competent", "proficient", "expert")
 _FIELDS = ("user", "experience", "traits", "characters", "scale", "ratings")
-
-
-@dataclass(frozen=True, slots=True)
-class PersonalRating:
-    """image: as the profile spells it. path: the file. score: on the profile's scale."""
-
-    image: str
-    path: Path
-    score: float
+_LONGEST_NAME = 150
+"""Bytes; a file is called by the name, with something before and after it."""
+_LARGEST, _NARROWEST = 1e6, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Profile:
     """source: the YAML file. scale: lowest and highest possible rating.
 
     experience: art, photo → one of LEVELS. traits: name → number, as the test gave it. characters: anything else
-    about the person, as text. ratings: in the profile's order, no image twice.
+    about the person, as text. ratings: in the profile's order, no image twice. sheets: the tables they came from.
     """
 
     source: Path
@@ -48,6 +43,7 @@ class Profile:
     experience: dict[str, str] = field(default_factory=dict)
     traits: dict[str, float] = field(default_factory=dict)
     characters: dict[str, str] = field(default_factory=dict)
+    sheets: tuple[Sheet, ...] = ()
 
     def require_ratings(self, least: int) -> None:
         """AesError when there are fewer than `least` ratings, or when they are all equal."""
@@ -55,13 +51,55 @@ class Profile:
         if count < least:
             raise AesError(
                 f"{self.source}: {count} rating{'s' * (count != 1)}, {least} needed: {least - count} missing; "
-                f"--suggest {least - count} --images DIR names the photos to rate next"
+                + (
+                    self._unfilled()
+                    or f"--suggest {least - count} --images DIR names the photos to rate next"
+                )
             )
         if count > 1 and len({rating.score for rating in self.ratings}) == 1:
             raise AesError(
                 f"{self.source}: all {count} ratings are {self.ratings[0].score:g}, which says nothing about "
                 "what this person prefers; rate some photos higher or lower"
             )
+
+    def _unfilled(self) -> str:
+        """What is to be done about the first table with empty scores, "" where there is none."""
+        for sheet in self.sheets:
+            rows = sheet.unrated + len(sheet.rated)
+            if sheet.unrated == rows > 0:
+                return (
+                    f"{sheet.path}: none of its {rows} rows has a score; fill it in, or put the table the page saved "
+                    "in its place"
+                )
+            if sheet.unrated:
+                return f"{sheet.path}: {sheet.unrated} of its {rows} rows have no score yet"
+        return ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a value is text or nothing (numbers are read where numbers are meant) and no key comes twice.
+
+    So `user: no` is a person called no, and a date is what was written.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                remedy = "write ratings: [a.csv, b.csv]" if name == "ratings" else "keep one of the two"
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name} is given twice; {remedy}", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_RESOLVED = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _RESOLVED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_profile(path: Path, images: Path | None = None) -> Profile:
@@ -72,14 +110,16 @@ def read_profile(path: Path, images: Path | None = None) -> Profile:
     """
     values = _values(path)
     scale = _scale(path, values.get("scale"))
+    ratings, sheets = read_ratings(path, values.get("ratings"), scale, images)
     return Profile(
         source=path,
         user=_user(path, values),
         scale=scale,
-        ratings=_ratings(path, values.get("ratings"), scale, images),
+        ratings=ratings,
         experience=_experience(path, values.get("experience")),
         traits=_traits(path, values.get("traits")),
         characters=_characters(path, values.get("characters")),
+        sheets=sheets,
     )
 
 
@@ -88,64 +128,54 @@ def read_name(path: Path) -> str:
     return _user(path, _values(path))
 
 
-def read_ratings_sheet(path: Path) -> list[tuple[str, str, str]]:
-    """(where, image, score as text) of a table with an image and a score (or rating) column; empty scores left out."""
-    table = read_table(path)
-    if table.bad:
-        raise AesError(str(table.bad[0]))
-    image = guess_image_column(table)
-    folded = {column.casefold(): column for column in table.columns}
-    score = next((folded[name] for name in ("score", "rating") if name in folded), None)
-    score = score or table.column("score")
-    comma = table.delimiter != ","
-    return [
-        (f"{path}:{line}", cells[image], cells[score].replace(",", ".") if comma else cells[score])
-        for line, cells in table.rows
-        if cells[score].strip()
-    ]
-
-
 def _values(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise AesError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or error
+        given = "" if "given twice" in str(problem) else "not valid YAML: "
+        raise AesError(f"{path}{where}: {given}{problem}") from None
+    except ValueError as error:  # an explicit tag, such as !!int, on what is none
+        raise AesError(f"{path}: a value cannot be read ({error}); leave out its !!tag") from None
+    except RecursionError:
+        raise AesError(f"{path}: nested too deeply; a profile has two levels") from None
+    if values is None:
+        raise AesError(f"{path} is empty; a profile has at least user: alice and scale: [1, 5]")
     if not isinstance(values, dict):
         raise AesError(f"{path}: a profile is a mapping with the fields {', '.join(_FIELDS)}")
-    _refuse_unknown(path, "", values, _FIELDS)
+    refuse_unknown(path, "", values, _FIELDS)
     return values
 
 
 def _user(path: Path, values: dict[str, Any]) -> str:
     user = values.get("user")
-    if not isinstance(user, str | int) or isinstance(user, bool) or not str(user).strip():
+    if not isinstance(user, str) or not user.strip():
         raise AesError(f"{path}: user: a name is needed, such as user: alice")
-    return str(user).strip()
-
-
-def _refuse_unknown(path: Path, prefix: str, values: Iterable[Any], known: Sequence[str]) -> None:
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key).casefold(), known, 1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-            what = {"traits.": "trait", "experience.": "kind of experience"}.get(prefix, "field")
-            raise AesError(f"{path}: unknown {what} '{prefix}{key}'; {hint}")
+    name = " ".join(user.split())
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise AesError(f"{path}: user: the name holds a control character; leave it out")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise AesError(
+            f"{path}: user: the name has {len(name.encode())} bytes, a file's name has room for {_LONGEST_NAME}; "
+            "take a shorter one"
+        )
+    return name
 
 
 def _mapping(path: Path, name: str, value: Any) -> dict[Any, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise AesError(f"{path}: {name}: must be a mapping of names to values, got {value!r}")
+        raise AesError(f"{path}: {name}: must be a mapping of names to values, got {reprlib.repr(value)}")
     return value
 
 
 def _experience(path: Path, value: Any) -> dict[str, str]:
     given = _mapping(path, "experience", value)
-    _refuse_unknown(path, "experience.", given, EXPERIENCE)
+    refuse_unknown(path, "experience.", given, EXPERIENCE)
     for key, level in given.items():
         if level not in LEVELS:
             near = difflib.get_close_matches(str(level).casefold(), LEVELS, 1)
@@ -158,13 +188,11 @@ def _experience(path: Path, value: Any) -> dict[str, str]:
 
 def _traits(path: Path, value: Any) -> dict[str, float]:
     given = _mapping(path, "traits", value)
-    _refuse_unknown(path, "traits.", given, TRAITS)
+    refuse_unknown(path, "traits.", given, TRAITS)
     traits = {}
     for key, number in given.items():
         try:
-            if isinstance(number, bool):
-                raise ValueError("it must be a number")
-            traits[key] = parse_number(number)
+            traits[key] = parse_number(number, decimal_comma=True)
         except ValueError as error:
             raise AesError(f"{path}: traits.{key}: {error}; give the test's score, such as 7") from None
     return traits
@@ -173,88 +201,28 @@ def _traits(path: Path, value: Any) -> dict[str, float]:
 def _characters(path: Path, value: Any) -> dict[str, str]:
     given = _mapping(path, "characters", value)
     for key, text in given.items():
-        if not isinstance(text, str | int | float) or isinstance(text, bool) or not str(text).strip():
-            raise AesError(f"{path}: characters.{key}: must be a short text or a number, got {text!r}")
-    return {str(key): str(text).strip() for key, text in given.items()}
+        if not isinstance(text, str) or not text.strip():
+            raise AesError(
+                f"{path}: characters.{key}: must be a short text or a number, got {reprlib.repr(text)}"
+            )
+    return {str(key): text.strip() for key, text in given.items()}
 
 
 def _scale(path: Path, value: Any) -> tuple[float, float]:
     if value is None:
         raise AesError(f"{path}: scale: missing; give the lowest and highest rating, such as scale: [1, 5]")
     try:
+        if not isinstance(value, list):
+            raise ValueError
         low, high = (parse_number(end) for end in value)
-    except (TypeError, ValueError):
-        raise AesError(f"{path}: scale: must be two numbers such as [1, 5], got {value!r}") from None
+    except ValueError:
+        raise AesError(
+            f"{path}: scale: must be two numbers such as [1, 5], got {reprlib.repr(value)}"
+        ) from None
     if low >= high:
         raise AesError(f"{path}: scale: the lowest rating comes first, and {low:g} is not below {high:g}")
+    if max(abs(low), abs(high)) > _LARGEST or high - low < _NARROWEST:
+        raise AesError(
+            f"{path}: scale: {low:g} to {high:g} is no scale that people rate on; take one such as [1, 5]"
+        )
     return low, high
-
-
-def _ratings(
-    path: Path, value: Any, scale: tuple[float, float], images: Path | None
-) -> tuple[PersonalRating, ...]:
-    rows = _rows(path, value)
-    problems: list[str] = []
-    seen: dict[Path, str] = {}
-    ratings = []
-    for where, image, score in rows:
-        try:
-            if isinstance(score, bool):
-                raise ValueError(f"the score must be a number, got {score}")
-            number = parse_number(score)
-            if not scale[0] <= number <= scale[1]:
-                raise ValueError(f"score {number:g} lies outside the scale {scale[0]:g} to {scale[1]:g}")
-            file = _find(image, path.parent, images)
-            key = file.resolve()
-            if key in seen:
-                raise ValueError(f"already rated in {seen[key]}; keep one of the two")
-        except ValueError as error:
-            problems.append(f"{where}: {image}: {error}")
-            continue
-        seen[key] = where
-        ratings.append(PersonalRating(image, file, number))
-    if problems:
-        more = f"; and {len(problems) - 3} more like this" if len(problems) > 3 else ""
-        raise AesError("; ".join(problems[:3]) + more)
-    return tuple(ratings)
-
-
-def _rows(path: Path, value: Any) -> list[tuple[str, str, Any]]:
-    """(where, image, score) of a list in the profile and of the tables it names."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list):
-        raise AesError(f"{path}: ratings: must be a CSV path or a list of {{image: …, score: …}}")
-    rows: list[tuple[str, str, Any]] = []
-    for number, entry in enumerate(value, start=1):
-        where = f"{path}: ratings, entry {number}"
-        if isinstance(entry, str):
-            sheet = path.parent / entry
-            if not sheet.is_file():
-                raise AesError(f"{where}: {sheet} does not exist; the path starts at the profile's folder")
-            rows += read_ratings_sheet(sheet)
-            continue
-        if not isinstance(entry, dict):
-            raise AesError(f"{where}: must be {{image: …, score: …}}, got {entry!r}")
-        _refuse_unknown(path, f"ratings[{number}].", entry, ("image", "score"))
-        if not str(entry.get("image") or "").strip():
-            raise AesError(f"{where}: names no image")
-        rows.append((where, str(entry["image"]), entry.get("score")))
-    return rows
-
-
-def _find(image: str, *folders: Path | None) -> Path:
-    """The file of an image: absolute, or relative to one of the folders. ValueError says where it was looked for."""
-    places = [folder for folder in folders if folder is not None]
-    for folder in places:
-        candidate = folder / image  # an absolute path stays itself
-        try:
-            if candidate.is_file():
-                return candidate
-        except (OSError, ValueError):
-            continue
-    looked = " or ".join(str(folder) or "." for folder in places)
-    remedy = "correct the path" if len(places) > 1 else "correct the path or name the folder with --images"
-    raise ValueError(f"image not found in {looked}; {remedy}")

@@ -6,33 +6,25 @@ about images, profiles or where the prior comes from.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from aescli.data.labels import map_scale
 from aescli.errors import AesError
-from aescli.folders import whole_folder
+from aescli.personalization.folder import CARD, WEIGHTS, damaged, read_card, write_folder
 from aescli.personalization.prior import TastePrior
-
-WEIGHTS, CARD = "adapter.safetensors", "user.json"
-CHANGES = "tuned.safetensors"
-"""In the place of WEIGHTS where a whole model was tuned to the person."""
-USERS = Path("users")
-"""Where personal models lie unless said otherwise, a folder for each user."""
 
 
 @dataclass(frozen=True)
 class Adapter:
     """personal score = bias + slope · generic score + features · weights, on the user's scale.
 
-    base: digest of the model that features and generic scores must come from. weights: (d,) float32.
-    notes: what is written beside it for people (ratings used, agreement, origin of the prior).
+    base: digest of the model that features and generic scores must come from. task, model: its task and its name, ""
+    where it is not kept. weights: (d,) float32. notes: what is written beside it for people (ratings used, agreement,
+    origin of the prior).
     """
 
     user: str
@@ -41,12 +33,9 @@ class Adapter:
     bias: float
     slope: float
     weights: np.ndarray
+    task: str = ""
+    model: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-class _Personal(Protocol):
-    user: str
-    base: str
 
 
 def fit_adapter(
@@ -107,36 +96,6 @@ def within(scores: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     return np.clip(bent, low, high)  # rounding
 
 
-def leave_one_out(
-    prior: TastePrior,
-    features: np.ndarray,
-    generic: np.ndarray,
-    ratings: np.ndarray,
-    scale: tuple[float, float],
-) -> np.ndarray:
-    """(k,) what the person's model says of each rated image when that rating is left out; k ≥ 2."""
-    answers = np.empty(len(ratings))
-    for i in range(len(ratings)):
-        rest = np.arange(len(ratings)) != i
-        adapter = fit_adapter(prior, features[rest], generic[rest], ratings[rest], scale)
-        answers[i] = personal_scores(features[i : i + 1], generic[i : i + 1], adapter)[0]
-    return answers
-
-
-def require_base(personal: _Personal, digest: str) -> None:
-    """AesError unless the personal model was made from the model with this digest."""
-    if personal.base != digest:
-        raise AesError(
-            f"the profile of {personal.user} belongs to the model {personal.base}, not to {digest}; "
-            "score with that model, or personalise again with this one"
-        )
-
-
-def safe_name(user: str) -> str:
-    """A folder name for a user's name: letters, digits, dot, dash and underscore, others as underscore."""
-    return re.sub(r"[^\w.-]+", "_", user).strip("._") or "user"
-
-
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the folder so that it is either the old one or the new one, complete (a few KB)."""
     from safetensors.numpy import save_file
@@ -144,17 +103,6 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     weights = {"weights": np.ascontiguousarray(adapter.weights, np.float32)}
     card = {key: value for key, value in asdict(adapter).items() if key != "weights"}
     write_folder(folder, lambda staging: save_file(weights, staging / WEIGHTS), card)
-
-
-def write_folder(folder: Path, write: Callable[[Path], None], card: dict[str, Any]) -> None:
-    """A personal model's folder from what `write` puts into an empty one and the card; AesError where another thing
-    lies in its place."""
-    if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
-        raise AesError(f"{folder} exists and is not a personal profile; give another --out")
-    with whole_folder(folder) as staging:
-        write(staging)
-        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-        (staging / CARD).write_text(text, encoding="utf-8")
 
 
 def load_adapter(folder: Path) -> Adapter:
@@ -165,12 +113,12 @@ def load_adapter(folder: Path) -> Adapter:
     if not (folder / CARD).is_file():
         raise AesError(f"{folder}: no personal profile there (no {CARD}); aes personalize makes one")
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder, {"bias": float, "slope": float})
         weights = load_file(folder / WEIGHTS)["weights"]
-        adapter = Adapter(**{**card, "scale": tuple(map(float, card["scale"]))}, weights=weights)
-        numbers = [*adapter.scale, adapter.bias, adapter.slope]
-        if len(adapter.scale) != 2 or weights.ndim != 1 or not np.isfinite([*numbers, *weights]).all():
-            raise ValueError("numbers are missing or not finite")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise AesError(f"{folder}: damaged ({error}); run aes personalize again") from None
-    return adapter
+        if weights.ndim != 1 or not np.isfinite(weights).all():
+            raise ValueError(f"{WEIGHTS} does not hold a row of finite numbers")
+    except KeyError as error:
+        raise damaged(folder, ValueError(f"{WEIGHTS} lacks {error}")) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged(folder, error) from None
+    return Adapter(**card, weights=weights)

@@ -59,10 +59,13 @@ class TastePrior:
 def standardise(ratings: np.ndarray, middle: float, spread: float) -> tuple[np.ndarray, float]:
     """(ratings − middle) / factor, factor = the person's spread, drawn to the usual one, over the usual one."""
     ratings = np.asarray(ratings, np.float64)
-    squares = ((ratings - ratings.mean()) ** 2).sum()
-    variance = (squares + _SPREAD_WEIGHT * spread**2) / (len(ratings) - 1 + _SPREAD_WEIGHT)
-    factor = float(np.sqrt(variance)) / spread
+    factor = float(spread_factor(((ratings - ratings.mean()) ** 2).sum(), len(ratings), spread))
     return (ratings - middle) / factor, factor
+
+
+def spread_factor(squares: np.ndarray, count: int, spread: float) -> np.ndarray:
+    """A person's spread over the usual one, from the summed squares of `count` ratings about their mean."""
+    return np.sqrt((squares + _SPREAD_WEIGHT * spread**2) / (count - 1 + _SPREAD_WEIGHT)) / spread
 
 
 def standardised_features(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -120,7 +120,10 @@ def sample_raters(
     least = shots + (tests or 5)
     able = [rater for rater in raters if len(rater.scores) >= least and np.ptp(rater.scores) > 0]
     if not able:
-        raise AesError(f"no rater has {least} ratings ({shots} shots and the test images); take fewer shots")
+        raise AesError(
+            f"no rater has {least} ratings ({shots} shots and {tests or 'at least 5'} tests); take fewer "
+            "--shots or --tests"
+        )
     if users is None or users >= len(able):
         return able
     picked = np.random.default_rng(seed).choice(len(able), users, replace=False)

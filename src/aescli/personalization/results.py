@@ -29,7 +29,10 @@ LOSS = 0.02
 
 @dataclass(frozen=True)
 class Measured:
-    """data: name of the data set. method: how a person is learned. trained_on: tested images known to the model."""
+    """data: name of the data set. method: how a person is learned. trained_on: tested images known to the model.
+
+    taught_by_them: the prior over tastes was learned from raters of this data set, the tested ones among them.
+    """
 
     data: str
     model: str
@@ -37,6 +40,7 @@ class Measured:
     plan: Plan
     results: tuple[ProtocolResult, ...]
     trained_on: int = 0
+    taught_by_them: bool = False
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per number of shots and metric; numbers in full precision, None where not defined."""
@@ -66,6 +70,7 @@ def as_json(measured: Measured) -> str:
         "method": measured.method,
         "protocol": asdict(measured.plan),
         "tested_images_in_training_data": measured.trained_on,
+        "prior_learned_from_tested_raters": measured.taught_by_them,
         "results": measured.rows(),
     }
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -111,7 +116,12 @@ def as_table(measured: Measured) -> str:
     if measured.trained_on:
         lines.append(
             f"TRAINING DATA: the model was trained on {measured.trained_on} of these images, so both columns are "
-            "better than on new ones"
+            "better than on new ones and their difference is not to be trusted"
+        )
+    if measured.taught_by_them:
+        lines.append(
+            f"TRAINING DATA: the prior over tastes was learned from the raters of {measured.data}, so the difference "
+            "is larger than it is for a new person"
         )
     return "\n".join(lines) + "\n"
 

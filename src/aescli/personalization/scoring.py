@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from aescli.errors import AesError, UsageError
-from aescli.personalization.adapter import (
+from aescli.personalization.adapter import load_adapter, personal_scores
+from aescli.personalization.folder import (
     CARD,
     CHANGES,
     USERS,
     WEIGHTS,
-    load_adapter,
-    personal_scores,
+    home_of,
+    owner_of,
     require_base,
     safe_name,
 )
@@ -37,23 +38,26 @@ _Scores = Callable[[np.ndarray, Prediction], np.ndarray]
 def find_users(given: Sequence[str], paths: Sequence[str], task: str) -> list[Path]:
     """The folders of the personal models that --user names, each once, in the order given (a pattern's sorted).
 
-    A folder, the name of one in users/, a profile (the model made from it lies in users/), or a pattern of these; what
-    else a pattern matches is passed over. Raises UsageError where there is nothing, for nobody where the task needs a
-    person, and where the shell has spread a pattern over the `paths` to score.
+    A folder, the name of one in users/ (the person's one for `task`, where there are several), the person's name, a
+    profile (the model made from it lies in users/), or a pattern of these; what else a pattern matches, models for
+    other tasks too, is passed over. Raises UsageError where there is nothing, for nobody where the task needs a person,
+    and where the shell has spread a pattern over the `paths` to score.
     """
     if task == "piaa" and not given:
         raise UsageError("--task piaa scores as one person would; name whom with --user")
     found: dict[Path, Path] = {}
     for text in given:
-        folders = [_folder_of(text)]
+        folders = [_folder_of(text, task)]
         if folders == [None] and glob.has_magic(text):
             matches = sorted(glob.glob(text)) or sorted(map(str, USERS.glob(text)))
-            folders = [folder for match in matches if (folder := _folder_of(match))]
+            folders = [folder for match in matches if (folder := _folder_of(match, task))]
+            able = [folder for folder in folders if (owner := owner_of(folder)) is None or owner[1] == task]
             if not folders:
                 raise UsageError(f"--user {text}: matches no personal model; aes personalize makes one")
+            folders = able or folders  # for another task all of them: one is refused by name
         for folder in folders:
             if folder is None:
-                raise UsageError(_nothing(text))
+                raise UsageError(_nothing(text, task))
             found.setdefault(folder.resolve(), folder)
     stray = next((path for path in paths if os.path.isfile(os.path.join(path, CARD))), None)
     if found and stray is not None:
@@ -61,12 +65,29 @@ def find_users(given: Sequence[str], paths: Sequence[str], task: str) -> list[Pa
     return list(found.values())
 
 
-def _folder_of(text: str) -> Path | None:
+def _folder_of(text: str, task: str) -> Path | None:
     path = Path(text)
-    places = [path, USERS / text]
-    if path.suffix in _PROFILES and path.is_file():
-        places = [USERS / safe_name(_name_in(path))]
-    return next((place for place in places if (place / CARD).is_file()), None)
+    if _is_profile(path):
+        return _of_person(_name_in(path), task)
+    if (path / CARD).is_file():
+        return path
+    # A folder's name in users/, which may be that of a model for another task, or a person's.
+    named = USERS / text
+    owner = owner_of(named)
+    if owner is not None:
+        return (owner[1] != task and _of_person(owner[0], task)) or named
+    return named if (named / CARD).is_file() else _of_person(text, task)
+
+
+def _of_person(user: str, task: str) -> Path | None:
+    folder = home_of(user, task)
+    owner = owner_of(folder)
+    theirs = owner is None or owner[0] == user  # who owns a damaged one is not known: reading it says more
+    return folder if theirs and (folder / CARD).is_file() else None
+
+
+def _is_profile(path: Path) -> bool:
+    return path.suffix in _PROFILES and path.is_file()
 
 
 def _name_in(profile: Path) -> str:
@@ -75,16 +96,24 @@ def _name_in(profile: Path) -> str:
     return read_name(profile)
 
 
-def _nothing(text: str) -> str:
+def _nothing(text: str, task: str) -> str:
     path = Path(text)
-    if path.suffix in _PROFILES and path.is_file():
-        name = safe_name(_name_in(path))
-        return (
-            f"--user {text}: no personal model in {USERS / name} yet; aes personalize --user {text} makes it"
-        )
+    how = "" if task == "fbp" else f" --task {task}"
+    if _is_profile(path):
+        folder = home_of(_name_in(path), task)
+        owner = owner_of(folder)
+        there = f"no personal model in {folder} yet"
+        if owner is not None:
+            there = f"{folder} is the model of '{owner[0]}', not of '{_name_in(path)}'"
+            how += " --out DIR"
+        return f"--user {text}: {there}; aes personalize --user {text}{how} makes it"
     if path.is_dir():
         return f"--user {text}: no personal model there (no {CARD}); aes personalize makes one"
-    return f"--user {text}: no personal model in {path} or {USERS / text}; aes personalize makes one"
+    for beside in (Path(f"{text}{suffix}") for suffix in _PROFILES):
+        if beside.is_file():
+            return f"--user {text}: no personal model yet; aes personalize --user {beside}{how} makes it"
+    places = dict.fromkeys((path, USERS / text, USERS / safe_name(text)))
+    return f"--user {text}: no personal model in {' or '.join(map(str, places))}; aes personalize makes one"
 
 
 def column_of(user: str) -> str:
@@ -146,11 +175,11 @@ def _personal(base: Predictor, folder: Path) -> tuple[str, _Scores, Path]:
                 f"--user {folder}: a whole model was tuned to this person; give its checkpoint as --model, one device"
             )
         tuned = load_tuned(folder)
-        require_base(tuned, base.digest)
+        require_base(tuned, base, folder)
         predictor = TunedPredictor(base, tuned, str(folder))
         return tuned.user, lambda images, _: predictor.personal(images), folder / CHANGES
     adapter = load_adapter(folder)
-    require_base(adapter, base.digest)
+    require_base(adapter, base, folder)
 
     def scores(_: np.ndarray, found: Prediction) -> np.ndarray:
         if not found.features.shape[1]:

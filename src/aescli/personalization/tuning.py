@@ -8,9 +8,8 @@ Paper §3.5, §4.4: AdamW, lr 4e-5, 50 epochs, batches of 10 for 10 shots and of
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from aescli.data.labels import map_scale
 from aescli.errors import AesError
 from aescli.models.checkpoint import Checkpoint
 from aescli.models.prompts import subject_prompt
-from aescli.personalization.adapter import CARD, CHANGES, write_folder
+from aescli.personalization.folder import CHANGES, damaged, read_card, write_folder
 from aescli.personalization.protocol import Answer, Rater
 from aescli.presets import load_preset
 from aescli.scoring.predictor import TorchPredictor
@@ -39,8 +38,9 @@ _MANY, _BATCHES = 100, (10, 50)
 
 @dataclass(frozen=True)
 class Tuned:
-    """base: digest of the generic model. scale: the user's. prompt: "" where nothing is known about the person.
+    """base, task, model: digest of the generic model, its task and name. scale: the user's.
 
+    prompt: "" where nothing is known about the person.
     changes: tensor name → what tuning added to it, bfloat16; what it left as it was is missing.
     """
 
@@ -49,6 +49,8 @@ class Tuned:
     scale: tuple[float, float]
     prompt: str
     changes: dict[str, Tensor]
+    task: str = "piaa"
+    model: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -177,7 +179,7 @@ def save_tuned(tuned: Tuned, folder: Path) -> None:
     from safetensors.torch import save_file
 
     changes = {name: change.contiguous() for name, change in tuned.changes.items()}
-    card = {key: getattr(tuned, key) for key in ("user", "base", "scale", "prompt", "notes")}
+    card = {f.name: getattr(tuned, f.name) for f in fields(tuned) if f.name != "changes"}
     write_folder(folder, lambda staging: save_file(changes, staging / CHANGES), card)
 
 
@@ -187,11 +189,9 @@ def load_tuned(folder: Path) -> Tuned:
     from safetensors.torch import load_file
 
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        low, high = map(float, card["scale"])
-        return Tuned(**{**card, "scale": (low, high)}, changes=load_file(folder / CHANGES))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise AesError(f"{folder}: damaged ({error}); run aes personalize again") from None
+        return Tuned(**read_card(folder, {"prompt": str}), changes=load_file(folder / CHANGES))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged(folder, error) from None
 
 
 class TunedPredictor(TorchPredictor):
