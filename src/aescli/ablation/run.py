@@ -23,8 +23,9 @@ from aescli.ablation.categories import as_sentence, changes_of_rows
 from aescli.ablation.plots import write_plot, write_trend
 from aescli.ablation.results import Figures, Row, read_run, rows_of
 from aescli.ablation.studies import Study, Variant
-from aescli.ablation.table import write_tables, write_whole
+from aescli.ablation.table import write_tables
 from aescli.errors import AesError, UsageError
+from aescli.folders import write_whole
 from aescli.models.checkpoint import CHECKPOINT, build_model, write_json
 from aescli.presets import Preset, heads_for, load_preset, parse_preset
 from aescli.training.aesmamba import attribute_table
@@ -300,7 +301,7 @@ def _compare_categories(study: Study, preset: Preset, data: TrainingData, out: P
                 tested.setdefault(variant.row, []).extend(json.loads(path.read_text(encoding="utf-8")))
     before = tested.pop(study.reference, [])
     changes = {row: changes_of_rows(attributes, truth, before, after) for row, after in tested.items()}
-    write_whole(out / "categories.csv", categories_csv(changes))
+    write_whole({out / "categories.csv": categories_csv(changes)})
     write_trend(changes, out)
     return as_sentence(changes)
 

@@ -21,11 +21,12 @@ from aescli.ablation.plots import write_changes, write_plot
 from aescli.ablation.results import Figures, Row, rows_of
 from aescli.ablation.run import DataReader, Settings, describe, finish_run, parameter_count, run_key
 from aescli.ablation.studies import Study
-from aescli.ablation.table import write_tables, write_whole
+from aescli.ablation.table import write_tables
 from aescli.data.datasets import Dataset
 from aescli.data.datasets.ratings import RatingsTable, UserCharacters, read_ratings
 from aescli.errors import AesError, UsageError
 from aescli.evaluation.metrics import regression_metrics
+from aescli.folders import write_whole
 from aescli.models.checkpoint import load_checkpoint
 from aescli.models.prompts import subject_prompt
 from aescli.personalization.tuning import tuned_copy
@@ -191,7 +192,7 @@ def _each(
     for person in people:
         if person.name not in answers:
             answers[person.name] = _measure(person, prompt, preset, protocol, checkpoint, device)
-            write_whole(place, json.dumps({"key": key, "users": answers}, indent=1))
+            write_whole({place: json.dumps({"key": key, "users": answers}, indent=1)})
     return {person.name: answers[person.name] for person in people}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from aescli.ablation.published import PERCENT
 from aescli.ablation.results import Difference, Row, Summary, difference, summarise
 from aescli.ablation.studies import Study
 from aescli.evaluation.metrics import LOWER_IS_BETTER
+from aescli.folders import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -192,13 +192,6 @@ def _cell(value: float) -> str:
 
 
 def write_tables(study: Study, rows: Sequence[Row], folder: Path, notes: str = "") -> None:
-    """table.csv and table.md (with `notes` at its end) in `folder`, each whole or as it was."""
-    write_whole(folder / CSV, as_csv(study, rows))
-    write_whole(folder / MARKDOWN, as_markdown(study, rows) + (f"\n{notes}\n" if notes else ""))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is either the old or the new one."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)
+    """table.csv and table.md (with `notes` at its end) in `folder`, both new or both as they were."""
+    markdown = as_markdown(study, rows) + (f"\n{notes}\n" if notes else "")
+    write_whole({folder / CSV: as_csv(study, rows), folder / MARKDOWN: markdown})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +62,8 @@ from aescli.cli.personalized import (
     UserInfoOption,
     UsersOption,
 )
-from aescli.errors import AesError, UsageError
+from aescli.errors import UsageError
+from aescli.folders import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -347,18 +345,5 @@ def _emit(text: str, out: Path | None) -> None:
     """To standard output, or to a file that appears whole."""
     if out is None or str(out) == "-":
         sys.stdout.write(text)
-        return
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=out.parent, delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.replace(temporary, out)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise AesError(
-            f"{out} cannot be written: {error.strerror or error}; check the path and the disk"
-        ) from None
+    else:
+        write_whole({out: text})
