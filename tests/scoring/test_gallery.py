@@ -94,7 +94,7 @@ def test_the_preparer_shows_every_picture_that_it_decodes(tmp_path):
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     shown = []
-    options = type("P", (), {"size": 32, "fit": "pad", "eye_mouth": 0.36, "eye_y": 0.39})
+    options = type("P", (), {"size": 32, "fit": "pad", "faces": True, "eye_mouth": 0.36, "eye_y": 0.39})
     prepare = Preparer(options, "none", see=lambda path, decoded: shown.append((path, decoded.size)))
     assert [prepare(Found(str(tmp_path / n))).error == "" for n in ("a.png", "b.png")] == [True, False]
     assert shown == [(str(tmp_path / "a.png"), (64, 48))]

@@ -9,11 +9,13 @@ from aescli.data.faces import Face, align_face
 from aescli.data.finding import Found
 from aescli.data.framing import square_resize, stretch_resize
 from aescli.data.images import load_image
+from aescli.errors import UsageError
 from aescli.models.checkpoint import Preprocessing
 from aescli.scoring.prepare import Preparer
 from aescli.scoring.rows import NO_FACE
 
 SHAPE = SimpleNamespace(size=64, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
+WHOLE = SimpleNamespace(size=64, fit="pad", faces=False, eye_mouth=0.36, eye_y=0.39)
 
 
 def face(x: float, y: float, width: float) -> Face:
@@ -134,6 +136,19 @@ def test_unreadable_files_say_why(tmp_path):
 def test_unknown_mode():
     with pytest.raises(ValueError, match="faces must be one of"):
         Preparer(SHAPE, "some")
+
+
+@pytest.mark.parametrize("mode", ["auto", "none"])
+def test_a_model_of_whole_images_sees_no_faces(photo, mode):
+    crop = Preparer(WHOLE, mode)(Found(photo)).crops[0]
+    assert crop.face is None
+    assert (crop.pixels == Preparer(SHAPE, "none")(Found(photo)).crops[0].pixels).all()
+
+
+@pytest.mark.parametrize("mode", ["largest", "all"])
+def test_a_model_of_whole_images_refuses_to_look_for_faces(mode):
+    with pytest.raises(UsageError, match=f"--faces {mode}: this model scores whole images"):
+        Preparer(WHOLE, mode)
 
 
 def test_a_model_that_stretches_sees_the_whole_photo_without_borders(photo):

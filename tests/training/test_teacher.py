@@ -10,10 +10,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from aescli.models.checkpoint import Preprocessing
+from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.momamba import MoMambaOutput
 from aescli.training import teacher
 from aescli.training.config import LossConfig
-from aescli.training.features import pooled_features
+from aescli.training.features import features_key, pooled_features
 from aescli.training.losses import MoMambaLoss
 from aescli.training.samples import Pictures, TrainingSample
 
@@ -54,7 +55,7 @@ def test_answers_equal_a_gaussian_process_without_the_picture(monkeypatch):
 class _Encoder(nn.Module):
     """Two levels that see left and right; counts its calls."""
 
-    cut, calls = 0, 0
+    cut, calls, levels = 0, 0, (1, 2)
 
     def forward(self, x):
         self.calls += 1
@@ -110,3 +111,17 @@ def test_unknown_opinions_cost_nothing():
     torch.testing.assert_close(terms["total"], torch.tensor(2.0 * 0.25))
     terms["total"].backward()
     assert (heads.grad != 0).tolist() == [[True, False], [False, False]]
+
+
+def test_features_of_other_levels_are_other_features(tmp_path):
+    Image.new("RGB", (16, 16), (90, 20, 40)).save(tmp_path / "a.png")
+    pictures = Pictures(
+        [TrainingSample("a", tmp_path / "a.png", 3.0, 0)], Preprocessing(size=16, faces=False)
+    )
+    keys = set()
+    for pooling in ("maps", "statistics"):
+        for levels in ((1, 2), (2,)):
+            torch.manual_seed(0)
+            encoder = build_encoder(EncoderConfig("mobilenetv1", levels, image_size=16, pooling=pooling))
+            keys.add(features_key(pictures, encoder, None))
+    assert len(keys) == 4

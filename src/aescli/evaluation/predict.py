@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aescli.data.datasets.base import Dataset
-from aescli.errors import AesError
+from aescli.errors import AesError, UsageError
 from aescli.evaluation.overlap import Overlap, find_overlap
 from aescli.evaluation.predictions import PredictedRows, from_results
 
@@ -43,7 +43,11 @@ def score_with(
     """Score the data set's images.
 
     spec: the model's name or folder. step: called with the images done. observe: called with the model's whole
-    output of each batch, if the predictor can.
+    output of each batch, if the predictor can. A model that reads what people wrote gets each sample's comment; a
+    picture without one cannot be scored.
+
+    Raises:
+        UsageError: a model that reads comments, and no picture has one; faces for a model of whole images.
     """
     from aescli.data.finding import Found
     from aescli.models.exported import model_folder
@@ -56,7 +60,7 @@ def score_with(
         predictor.observe = observe
     batches = score_images(
         (Found(str(sample.path)) for sample in dataset.samples),
-        Preparer(predictor.preprocessing, faces),
+        Preparer(predictor.preprocessing, faces, text=_comments(predictor, dataset)),
         predictor,
         batch_size=batch_size or predictor.batch_size,
         workers=workers or available_cpus(),
@@ -73,6 +77,18 @@ def score_with(
     )
     rows = from_results(spec, results, layout)
     return ModelScores(spec, rows, tuple(predictor.cuts) or None, _training_images(model_folder(spec)))
+
+
+def _comments(predictor: Predictor, dataset: Dataset) -> Callable[[str], str | None] | None:
+    """What finds an image's comment; None where the model needs none (a prompt, as piaa's, is not a comment)."""
+    if not predictor.reads_text or predictor.task == "piaa":
+        return None
+    written = {str(sample.path): sample.comment for sample in dataset.samples if sample.comment}
+    if not written:
+        raise UsageError(
+            "this model reads comments, and no picture of --data has one; give labels with comments"
+        )
+    return written.get
 
 
 def _training_images(folder: Any) -> Callable[[Dataset], Overlap] | None:

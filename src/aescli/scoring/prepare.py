@@ -19,7 +19,7 @@ from aescli.data.finding import Found, printable
 from aescli.data.framing import Fit, whole_picture
 from aescli.data.images import Decoded, ImageError, load_image
 from aescli.data.remote import status
-from aescli.errors import AesError
+from aescli.errors import AesError, UsageError
 from aescli.scoring.rows import NO_COMMENT, NO_FACE
 
 FACE_MODES = ("auto", "largest", "all", "none")
@@ -33,6 +33,7 @@ class Preprocessing(Protocol):
 
     size: int
     fit: Fit
+    faces: bool
     eye_mouth: float
     eye_y: float
 
@@ -66,7 +67,8 @@ class Preparer:
     """Found → Prepared, for one face mode. Safe to call from several threads; never raises for a bad file.
 
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
-    the largest face, but an image that is a tight face crop already is scored whole. text: finds what people wrote
+    the largest face, but an image that is a tight face crop already is scored whole. A model of whole images takes
+    `auto` for `none` and refuses the others with a UsageError. text: finds what people wrote
     about an image by its path; an image without gets an error. see: is shown every decoded picture with its path, in
     the thread that decoded it.
     """
@@ -81,6 +83,10 @@ class Preparer:
     ):
         if faces not in FACE_MODES:
             raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
+        if not preprocessing.faces:
+            if faces in ("largest", "all"):
+                raise UsageError(f"--faces {faces}: this model scores whole images, not faces; leave it out")
+            faces = "none"
         self._preprocessing, self._faces, self._text = preprocessing, faces, text
         self._see = see
         self._detector = detector or (None if faces == "none" else FaceDetector())

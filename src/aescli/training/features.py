@@ -162,9 +162,11 @@ def pooled_features(
 
 
 def features_key(pictures: Pictures, encoder: nn.Module, config: AugmentConfig | None) -> str:
-    """A hash of what the features depend on: the frozen weights, the cut, the pictures, their preparation and seed."""
+    """A hash of what the features depend on: the frozen weights, the cut, the levels, the pictures, their preparation
+    and seed."""
     sha = hashlib.sha256()
-    sha.update(repr((encoder.cut, pictures.preprocessing, config, pictures.seed)).encode())
+    levels = [tuple(inner.levels) for inner in getattr(encoder, "inners", [encoder])]
+    sha.update(repr((encoder.cut, levels, pictures.preprocessing, config, pictures.seed)).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             sha.update(name.encode())
