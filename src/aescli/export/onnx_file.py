@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aescli.errors import AesError
-from aescli.export.program import quiet
-from aescli.models.exported import IMAGES, Description
+from aescli.models.exported import IMAGES, Description, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +60,17 @@ def write_onnx(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AesError(f"the model cannot be written as ONNX: {reason}; try another --opset") from error
+    got = _opset(path)
+    if opset not in (None, got):
+        raise AesError(f"--opset {opset}: torch can only write this model in set {got}; give another, or leave it out")
     add_description(path, description)
+
+
+def _opset(path: Path) -> int:
+    import onnx
+
+    imports = onnx.load(path, load_external_data=False).opset_import
+    return next(item.version for item in imports if item.domain in ("", "ai.onnx"))
 
 
 def add_description(path: Path, description: Description) -> None:
