@@ -14,6 +14,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     What lay at `folder` before is moved aside and removed only after that.
     """
+    folder = Path(os.path.realpath(folder))  # the folder behind a link is replaced, not the link
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -62,7 +62,9 @@ def write_onnx(
         raise AesError(f"the model cannot be written as ONNX: {reason}; try another --opset") from error
     got = _opset(path)
     if opset not in (None, got):
-        raise AesError(f"--opset {opset}: torch can only write this model in set {got}; give another, or leave it out")
+        raise AesError(
+            f"--opset {opset}: torch can only write this model in set {got}; give another, or leave it out"
+        )
     add_description(path, description)
 
 

@@ -174,7 +174,9 @@ def check(parity: Parity, precision: str) -> None:
         return
     name, difference = parity.worst
     if difference > TOLERANCE[precision]:
-        share = "" if name == "probability" else " of the range" if name == "score" else " of its largest value"
+        share = (
+            "" if name == "probability" else " of the range" if name == "score" else " of its largest value"
+        )
         raise AesError(
             f"the exported model's answers differ too much: a {name} by {difference:.1e}{share}, more than "
             f"{TOLERANCE[precision]:.0e}; nothing was written"

@@ -194,4 +194,3 @@ def _example(checkpoint: Checkpoint) -> tuple[tuple[torch.Tensor, ...], int]:
 def _predictor(file: Path, checkpoint: Checkpoint) -> Predictor:
     spec = file.parent if file.name == WEIGHTS else file
     return load_predictor(str(spec), task=checkpoint.card.task, device="cpu")
-

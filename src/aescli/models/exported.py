@@ -93,7 +93,9 @@ class Description:
                 "only files that aes export wrote can be scored with"
             ) from error
         for name, kind in (("card", Card), ("preprocessing", Preprocessing), ("answers", Answers)):
-            if isinstance(values[name], dict) and (unknown := values[name].keys() - kind.__dataclass_fields__):
+            if isinstance(values[name], dict) and (
+                unknown := values[name].keys() - kind.__dataclass_fields__
+            ):
                 raise AesError(f"{where}: {name}.{min(unknown)}: no such field; {_CURE}")
         try:
             found = parse(cls, values, where)
@@ -121,7 +123,10 @@ class Description:
     def require_fit(self, inputs: dict[str, Shape], outputs: dict[str, Shape], where: Path) -> None:
         """AesError where this does not describe a graph with these inputs and outputs, by name; None: any length."""
         side, model = self.preprocessing.size, self.config["model"]
-        widths = {"probabilities": self.answers.probabilities, "attribute_scores": len(self.answers.attributes)}
+        widths = {
+            "probabilities": self.answers.probabilities,
+            "attribute_scores": len(self.answers.attributes),
+        }
         if "head_scores" in self.outputs:
             widths["head_scores"] = len(model.get("score_heads", ()))
         fits = (

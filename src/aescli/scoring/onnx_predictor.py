@@ -49,7 +49,9 @@ class OnnxPredictor:
         self.description = description = Description.read(
             self._session.get_modelmeta().custom_metadata_map, path
         )
-        description.require_fit(*map(_shapes, (self._session.get_inputs(), self._session.get_outputs())), path)
+        description.require_fit(
+            *map(_shapes, (self._session.get_inputs(), self._session.get_outputs())), path
+        )
         card, self.preprocessing = description.card, description.preprocessing
         self.task: str = card.task
         self.scale, self.cuts = tuple(card.score_range), tuple(card.class_cuts)
@@ -91,7 +93,7 @@ def _shapes(arguments: Sequence[Any]) -> dict[str, list[int | None]]:
 def _providers(device: str, available: list[str]) -> tuple[list, bool]:
     """onnxruntime's execution providers for a --device, and whether that is a GPU."""
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in ("auto", "cpu", "cuda") or (":" in device and not (kind == "cuda" and index.isdigit())):
         raise UsageError(f"--device {device}: an ONNX file runs on auto, cpu, cuda or cuda:N")
     gpu = "CUDAExecutionProvider" in available
     if kind == "cuda" and not gpu:

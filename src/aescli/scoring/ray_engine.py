@@ -28,6 +28,7 @@ from aescli.scoring.run import Summary
 from aescli.scoring.writers import parquet_cells, parquet_schema, require_parquet
 
 INDEX = "image_index"
+_COLUMNS = ("path", "face_index", "face", "score", "error")  # of every result
 _PIECE = 256  # images that an actor gets at once: what is done again when one dies
 _PART = 64 * _PIECE  # images in one file of paths
 
@@ -135,8 +136,15 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
 
 
 def _is_result(folder: Path) -> bool:
-    """An empty folder, or one that holds Parquet files and nothing else."""
-    return folder.is_dir() and all(item.suffix == ".parquet" for item in folder.iterdir())
+    """An empty folder, or one that holds Parquet files with our columns and nothing else."""
+    import pyarrow.parquet as pq
+
+    if not folder.is_dir():
+        return False
+    try:
+        return all({INDEX, *_COLUMNS} <= {*pq.read_schema(item).names} for item in folder.iterdir())
+    except (OSError, ValueError):  # no Parquet file
+        return False
 
 
 def _replace(staging: Path, target: Path) -> None:
