@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from aescli.errors import AesError, UsageError
+from aescli.folders import whole_folder
 from aescli.models.checkpoint import CARD, CONFIG, METRICS, TRAINING_IMAGES, WEIGHTS, Checkpoint, write_json
 from aescli.models.exported import IMAGES, TOKENS
 from aescli.models.text import TOKENIZER
@@ -55,11 +58,28 @@ def target(out: Path, source: Path) -> Path:
     return folder
 
 
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """`whole_folder` whose failures name the folder itself, not the hidden one that is being filled."""
+    try:
+        with whole_folder(folder) as staging:
+            try:
+                yield staging
+            except AesError as error:
+                raise type(error)(str(error).replace(str(staging), str(folder))) from error
+    except OSError as error:
+        raise AesError(
+            f"cannot write {folder}: {error.strerror or error}; check the folder and the disk"
+        ) from error
+
+
 def add_companions(checkpoint: Checkpoint, folder: Path, outputs: tuple[str, ...]) -> None:
     """The card, the preprocessing in numbers and words, and the list of training images, beside the model."""
     p = checkpoint.preprocessing
-    if not (folder / CARD).is_file():
+    if (checkpoint.path / CARD).is_file():
         shutil.copyfile(checkpoint.path / CARD, folder / CARD)
+    else:
+        write_json(folder / CARD, asdict(checkpoint.card))
     face = (
         f"find the face, turn and scale it so that the eyes lie level at {p.eye_y:g} of the height and the distance "
         f"from the eyes to the mouth is {p.eye_mouth:g} of the side"

@@ -178,6 +178,6 @@ def check(parity: Parity, precision: str) -> None:
             "" if name == "probability" else " of the range" if name == "score" else " of its largest value"
         )
         raise AesError(
-            f"the exported model's answers differ too much: a {name} by {difference:.1e}{share}, more than "
+            f"the exported model's answers differ too much, the {name} by {difference:.1e}{share}, more than "
             f"{TOLERANCE[precision]:.0e}; nothing was written"
         )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.amp import autocast_mode
 
 from aescli.errors import AesError
-from aescli.models.exported import OUTPUTS, TOKENS, quiet
+from aescli.models.exported import OUTPUTS, TOKENS
+from aescli.runtime import quiet
 
 MAX_BATCH = 65_536
 

@@ -15,9 +15,8 @@ import torch
 
 from aescli.errors import AesError, UsageError
 from aescli.export import onnx_file, parity
-from aescli.export.folder import FILES, add_companions, add_taste, target
+from aescli.export.folder import FILES, add_companions, add_taste, staged, target
 from aescli.export.program import HalfWeights, Scorer, trace
-from aescli.folders import whole_folder
 from aescli.models.checkpoint import (
     WEIGHTS,
     Checkpoint,
@@ -32,7 +31,7 @@ from aescli.scoring.predictor import Predictor, TorchPredictor, load_predictor
 COMPARED = 32
 """Crops that an fp32 or fp16 export is compared on."""
 
-CALIBRATION, HELD_OUT, LEAST = 128, 128, 40
+CALIBRATION, HELD_OUT, LEAST = 128, 256, 40
 """int8: crops that calibrate, and others that are compared; fewer than LEAST in all cannot show a rank correlation."""
 
 
@@ -80,9 +79,9 @@ def export(
     crops, pictures = parity.sample_crops(checkpoint.preprocessing, images, least)
     if precision == "int8" and len(crops) < LEAST:
         raise AesError(
-            f"--quantize int8: only {len(crops)} of your images can be scored; give at least {LEAST}, better 300"
+            f"--quantize int8: only {len(crops)} of your images can be scored; give at least {LEAST}, better 400"
         )
-    with whole_folder(folder) as staging:
+    with staged(folder) as staging:
         made = _write(checkpoint, staging, format, precision, crops, opset, note)
         add_companions(checkpoint, staging, made.outputs)
         note("comparing with the checkpoint")

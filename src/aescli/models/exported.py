@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from aescli.models.answers import Answers
 from aescli.models.checkpoint import Card, Checkpoint, Preprocessing
 from aescli.models.checkpoint import _parse as parse
 from aescli.models.text import TOKENIZER, TextConfig, TextTokenizer, parse_tokenizer
+from aescli.runtime import quiet
 
 SUFFIXES = (".onnx", ".pt2")
 IMAGES = "images"
@@ -236,21 +236,6 @@ class ExportedCheckpoint:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         return self.description.load_tokenizer(self.path)
-
-
-class quiet:  # noqa: N801  used like a function
-    """Keep torch's and onnxruntime's remarks to their developers off the terminal."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._level)
-        self._warnings.__exit__(None, None, None)
 
 
 def load_program(path: Path, device: torch.device) -> ExportedCheckpoint:

@@ -10,7 +10,6 @@ the local engine. The list of paths waits in its `_paths` while a run works, so 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 from aescli.data.finding import Found, printable
 from aescli.errors import AesError, UsageError
+from aescli.runtime import quiet
 from aescli.scoring.pipeline import score_images
 from aescli.scoring.predictor import Predictor
 from aescli.scoring.prepare import Preparer
@@ -122,7 +122,8 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
             raise AesError(
                 "no images were found in what was given; check the path, or name the files themselves"
             )
-        _score(staging, job, count)
+        with quiet():
+            _score(staging, job, count)
         summary = _count(staging)
         shutil.rmtree(staging / "_paths")
         _replace(staging, target)
@@ -182,9 +183,9 @@ def _write_paths(images: Iterable[Found], folder: Path) -> int:
 
 
 def _score(folder: Path, job: Job, count: int) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes past Python's logging
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     mine = not ray.is_initialized()
     if mine:
         ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
