@@ -41,7 +41,7 @@ def require_outputs(out: str | None, gallery: str | None, inputs: Sequence[str])
     """
     if gallery == "-":
         raise UsageError("--gallery -: a page needs a file; name it, such as gallery.html")
-    if gallery is not None and Path(gallery).suffix.lower() not in _PAGES:
+    if gallery is not None and Path(gallery).suffix.lower() not in _PAGES and not os.path.isdir(gallery):
         raise UsageError(f"--gallery {printable(gallery)}: give a name that ends in .html")
     read = {os.path.realpath(name) for text in inputs if os.path.isfile(name := text.removeprefix("@"))}
     for option, path in (("--out", out), ("--gallery", gallery)):

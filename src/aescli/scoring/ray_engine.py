@@ -12,7 +12,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
             raise AesError(
                 "no images were found in what was given; check the path, or name the files themselves"
             )
-        with quiet():
+        with quiet(), _no_stderr():
             _score(staging, job, count)
         summary = _count(staging)
         shutil.rmtree(staging / "_paths")
@@ -183,7 +185,6 @@ def _write_paths(images: Iterable[Found], folder: Path) -> int:
 
 
 def _score(folder: Path, job: Job, count: int) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes past Python's logging
     import ray
 
     mine = not ray.is_initialized()
@@ -214,6 +215,20 @@ def _score(folder: Path, job: Job, count: int) -> None:
     finally:
         if mine:
             ray.shutdown()
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Nothing reaches standard error: Ray's C++ part writes past sys.stderr and logging. Its own logs keep it all."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _reason(error: Exception) -> str:
