@@ -113,6 +113,6 @@ def _lines(done: Export) -> list[str]:
     other = "the fp32 file" if done.precision == "int8" else "torch"
     return [
         f"wrote {done.file} ({done.precision}, {size})",
-        f"{agreement}; on {parity.images} images of {done.pictures}",
+        f"{agreement}; on {parity.images} {done.pictures}",
         f"{parity.speed:.2f} times as fast as {other} on one core of this CPU",
     ]

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 _CALIBRATION_BATCH = 8
-_KEPT = 3
-"""Convolutions in a row, from the image on, that an int8 model computes in fp32."""
+_EARLY, _ANSWERS = 3, 16
+"""What an int8 model computes in fp32: that many convolutions in a row from the image on, and the products with at
+most that many results."""
 
 
 def require_onnx() -> None:
@@ -107,8 +108,9 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
     """Write an int8 version of an ONNX file: weights per channel, activations by the ranges that `images` show.
 
     images: (N, 3, S, S) float32, as the model takes them. Scans and everything that is no matrix product keep fp32, and
-    so do the convolutions next to the image: there 256 levels for all channels together lose most (a MobileNet's first
-    depthwise convolution alone costs .01 of the rank correlation), and there is little to gain.
+    so does what loses most and gains little: the convolutions next to the image, where 256 levels have to do for all
+    channels together (a MobileNet's first depthwise convolution alone costs .01 of the rank correlation), and the
+    last products, whose few results are the answers (they alone change the class of every sixth face).
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -126,7 +128,7 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
             # The activations are named so that a convolution's range is taken after its cut-off, not before it:
             # without them a MobileNet's rank correlation falls from .997 to .980.
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Clip", "Relu"],
-            nodes_to_exclude=_near_the_image(onnx.load(prepared).graph),
+            nodes_to_exclude=_kept(onnx.load(prepared).graph),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -134,17 +136,21 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
         )
 
 
-def _near_the_image(graph) -> list[str]:
-    """The names of the convolutions with fewer than `_KEPT` others before them, and of the cut-offs behind these."""
+def _kept(graph) -> list[str]:
+    """The names of the nodes that keep fp32; see `quantize`."""
+    sizes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     depth: dict[str, int] = {}  # tensor → convolutions on the longest way to it
-    near = []
+    kept = []
     for node in graph.node:  # in the order in which they are computed
         before = max((depth.get(name, 0) for name in node.input), default=0)
         after = before + (node.op_type == "Conv")
         depth.update(dict.fromkeys(node.output, after))
-        if 0 < after <= _KEPT and node.op_type in ("Conv", "Clip", "Relu"):
-            near.append(node.name)
-    return near
+        # A convolution's cut-off belongs to it.
+        early = 0 < after <= _EARLY and node.op_type in ("Conv", "Clip", "Relu")
+        last = node.op_type == "Gemm" and min(sizes.get(node.input[1], (_ANSWERS + 1,))) <= _ANSWERS
+        if early or last:
+            kept.append(node.name)
+    return kept
 
 
 class _Calibration:

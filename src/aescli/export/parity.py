@@ -65,7 +65,7 @@ class Parity:
 
 
 def sample_crops(preprocessing: Preprocessing, images: Sequence[str], most: int) -> tuple[np.ndarray, str]:
-    """At most `most` crops (N, S, S, 3) uint8 for comparing, and one clause that says what they are.
+    """At most `most` crops (N, S, S, 3) uint8 for comparing, and words that say of what they are so many.
 
     images: files or folders of the user, of which evenly spaced ones are taken and prepared as in scoring; without
     any, parts of the two photographs that scikit-learn ships.
@@ -82,8 +82,8 @@ def sample_crops(preprocessing: Preprocessing, images: Sequence[str], most: int)
                 break
         if not crops:
             raise AesError("--images: none of them can be scored (no image, or no face); give other ones")
-        return np.stack(crops[:most]), f"{len(crops[:most])} of your images"
-    return _photo_parts(preprocessing.size, most), f"{most} parts of scikit-learn's two sample photos"
+        return np.stack(crops[:most]), "of your images"
+    return _photo_parts(preprocessing.size, most), "parts of scikit-learn's two sample photos"
 
 
 def _photo_parts(side: int, count: int) -> np.ndarray:
