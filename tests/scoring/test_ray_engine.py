@@ -112,11 +112,11 @@ class Mortal(fake_model.FakePredictor):
         super().__init__()
         self.marker = marker
 
-    def predict(self, images):
+    def predict(self, images, texts=()):
         try:
             os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            return super().predict(images)
+            return super().predict(images, texts)
         os._exit(9)
 
 
@@ -204,6 +204,15 @@ def test_ray_says_nothing_on_the_terminal(images, tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(read(tmp_path / "out")) == 60
+
+
+@needs_ray
+def test_a_cluster_that_is_not_there_is_said(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody\nanswers")))
+    with pytest.raises(AesError, match="--engine ray: no cluster: answers; check RAY_ADDRESS"):
+        run_on_ray(images, str(tmp_path / "out"), job())
+    assert os.listdir(tmp_path) == []
 
 
 @needs_ray

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -189,7 +190,12 @@ def _score(folder: Path, job: Job, count: int) -> None:
 
     mine = not ray.is_initialized()
     if mine:
-        ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+        try:
+            ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+        except Exception as error:  # Ray raises nearly anything where a cluster is not there or slow
+            raise AesError(
+                f"--engine ray: no cluster: {_reason(error)}; check RAY_ADDRESS, or try again on a less busy machine"
+            ) from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
@@ -232,10 +238,11 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of Ray's report: the failure itself, without the workers' tracebacks."""
+    """The failure itself: the last line of Ray's report that names an error, without tracebacks and advice."""
     cause = getattr(error, "cause", None) or error.__cause__ or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(cause).__name__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines or [type(cause).__name__])[-1]
 
 
 def _count(folder: Path) -> Summary:
