@@ -17,6 +17,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     What lay at `folder` before is moved aside and removed only after that; if the new one cannot take its place, it
     comes back.
     """
+    folder = Path(os.path.realpath(folder))  # the folder behind a link is replaced, not the link
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

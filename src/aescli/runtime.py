@@ -7,9 +7,13 @@ images or models, and imports none of the libraries that it tunes.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -73,3 +77,16 @@ def one_thread_per_operation() -> None:
     """
     for name in _THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the remarks of torch, onnxruntime and Ray to their developers off the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -18,7 +18,7 @@ from PIL import Image
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "scoring"), str(TESTS / "data")]
 
-from fake_model import load_fake  # noqa: E402
+from fake_model import FakePredictor, load_fake  # noqa: E402
 from hostile import BAD, GOOD  # noqa: E402
 
 from aescli.cli import main  # noqa: E402
@@ -138,6 +138,15 @@ def test_a_gallery_of_a_run(aes, folder, tmp_path):
         in aes(folder, "--faces", "none", "--gallery", page, "-o", tmp_path / "s.csv", "--no-clobber")[2]
     )
     assert "is a folder" in aes(folder, "--gallery", tmp_path)[2]
+
+
+def test_a_gallery_of_failures_only_is_written_too(aes, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    code, _, err = aes(tmp_path / "bad.png", "--gallery", tmp_path / "g.html")
+    assert code == 1
+    assert "aes: gallery: " in err
+    assert "no image could be scored" in err
+    assert (tmp_path / "g.html").read_text().count('"score":') == 1
 
 
 def test_where_picks_rows_files_and_stars(aes, folder, tmp_path):
@@ -398,6 +407,85 @@ def test_outputs_that_cannot_be(aes, folder, tmp_path, out, code, why):
     assert why in err
     assert err.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_no_photo_and_nothing_that_is_read_is_ever_replaced(aes, folder, tmp_path, monkeypatch):
+    """Every way to name what must stay as an output: exit 2, one line, and nothing has changed."""
+    monkeypatch.chdir(tmp_path)
+    photo, hidden = folder / "00.png", tmp_path / "photo without suffix"
+    hidden.write_bytes(photo.read_bytes())
+    (tmp_path / "link.csv").symlink_to(photo)
+    (tmp_path / "page.html").symlink_to(hidden)
+    (tmp_path / "list.txt").write_text(f"{photo}\n")
+    (tmp_path / "c.csv").write_text("image,comment\n00.png,fine\n")
+    before = {p: p.read_bytes() for p in [*folder.iterdir(), *tmp_path.iterdir()] if p.is_file()}
+    an_image = "an image is never replaced by results"
+    for words, why in (
+        (["--out", photo, "-f", "csv"], an_image),
+        (["--out", "new.JPG", "-f", "csv"], an_image),
+        (["--out", hidden, "-f", "csv"], an_image),
+        (["--out", "link.csv"], an_image),
+        (["--gallery", photo], "give a name that ends in .html"),
+        (["--gallery", "page.html"], an_image),
+        (["--gallery", "-"], "a page needs a file"),
+        (["--out", "list.txt", "-f", "csv"], "this file is read by the run"),
+        (["--out", "c.csv", "--comments", "c.csv"], "this file is read by the run"),
+        (["--out", "x.html", "-f", "csv", "--gallery", "./x.html"], "name the same file"),
+        (["--out", "s3://bucket/s.csv"], "--out s3://bucket/s.csv: cannot be an address"),
+        (
+            ["--out", "s3://bucket/scores", "--engine", "ray"],
+            "cannot be an address; write to a file and copy",
+        ),
+        (["--gallery", "s3://bucket/g.html"], "--gallery s3://bucket/g.html: cannot be an address"),
+    ):
+        code, out, err = aes(folder, "@list.txt", "--faces", "none", *words)
+        assert (code, out, err.count("\n")) == (2, b"", 1), err
+        assert why in err
+        assert {p: p.read_bytes() for p in [*folder.iterdir(), *tmp_path.iterdir()] if p.is_file()} == before
+
+
+def test_files_in_a_store_are_neither_linked_to_nor_rated_in_place(aes):
+    code, _, err = aes("memory://b/a.png", "--xmp")
+    assert (code, "--xmp: nothing is written beside memory://b/a.png; add --copy-to" in err) == (2, True)
+    code, _, err = aes("memory://b/a.png", "--link-to", "links")
+    assert (code, "cannot be linked to; use --copy-to" in err) == (2, True)
+
+
+def test_picks_that_lie_among_the_input_are_counted(aes, folder):
+    code, _, err = aes(folder, "--faces", "none", "--copy-to", folder / "best", "--where", "score > 4.5")
+    assert (code, "40 images" in err, "passed over" in err) == (0, True, False)
+    code, out, err = aes(folder, "--faces", "none", "--copy-to", folder / "best", "--where", "score > 4.5")
+    picked = len(os.listdir(folder / "best"))
+    assert (code, len(rows(out))) == (0, picked)
+    assert f"aes: {picked} images in that folder itself passed over" in err
+    code, out, err = aes(folder / "00.png", "--faces", "none", "--copy-to", folder)
+    assert code == 1
+    assert f"all 1 image found lie in --copy-to {folder} itself" in err
+
+
+def test_an_interrupted_run_that_is_not_continued_is_named(aes, folder, tmp_path, monkeypatch):
+    out = tmp_path / "s.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("fake_model.FakePredictor.predict", _interrupted_after(5))
+        assert aes(folder, "--faces", "none", "-o", out, "--workers", 1)[0] == 130
+    kept = (tmp_path / "s.csv.journal").read_bytes().count(b"\n") - 1
+    code, _, err = aes(folder, "--faces", "none", "-o", out)
+    assert code == 0
+    assert kept > 0
+    assert f"aes: starting again; {kept} images of an interrupted run are given up" in err
+    assert "given up" not in aes(folder, "--faces", "none", "-o", out)[2]
+
+
+def _interrupted_after(batches: int):
+    predict, seen = FakePredictor.predict, []
+
+    def predict_or_stop(self, images, texts=()):
+        seen.append(len(images))
+        if len(seen) > batches:
+            raise KeyboardInterrupt
+        return predict(self, images, texts)
+
+    return predict_or_stop
 
 
 def test_options_that_need_a_file(aes, folder):

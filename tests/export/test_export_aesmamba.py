@@ -18,6 +18,7 @@ from aescli.export.run import export
 from aescli.models.aesmamba import BENCHMARKS, FINE_GRAINED, AesMambaConfig
 from aescli.models.checkpoint import Card, Preprocessing, build_model, load_checkpoint, save_checkpoint
 from aescli.models.encoders import EncoderConfig
+from aescli.models.prompts import subject_prompt
 from aescli.models.text import pretrained_tokenizer
 from aescli.scoring.predictor import load_predictor
 
@@ -98,7 +99,7 @@ def test_a_distribution(tmp_path, encoder, format):
         tmp_path / "m", "viaa", AesMambaConfig(hidden=8, attributes=(BENCHMARKS["ava"],), **settings)
     )
     done = export(str(folder), tmp_path / "e", format=format)
-    assert done.parity.difference <= 1e-4
+    assert done.parity.worst[1] <= 1e-4
     assert load_predictor(str(tmp_path / "e"), task="viaa", device="cpu").classes == 10
     agree(folder, tmp_path / "e", "viaa")
     told = json.loads((tmp_path / "e" / "preprocessing.json").read_text())
@@ -112,7 +113,7 @@ def test_attributes_and_the_same_table(tmp_path, capfd, format):
 
     model = AesMambaConfig(encoder=MOBILENET, hidden=8, attributes=FINE_GRAINED, score="quality")
     folder, out = make(tmp_path / "m", "fiaa", model), tmp_path / "e"
-    assert export(str(folder), out, format=format, images=[PHOTOS]).parity.difference <= 1e-4
+    assert export(str(folder), out, format=format, images=[PHOTOS]).parity.worst[1] <= 1e-4
     agree(folder, out, "fiaa")
     tables = []
     for spec in (folder, out):
@@ -134,7 +135,7 @@ def test_comments(tmp_path, capfd, tiny_text, format):
     )
     folder = make(tmp_path / "m", "miaa", model, tokenizer=pretrained_tokenizer(tiny_text))
     out = tmp_path / "e"
-    assert export(str(folder), out, format=format).parity.difference <= 1e-4
+    assert export(str(folder), out, format=format).parity.worst[1] <= 1e-4
     agree(folder, out, "miaa", COMMENTS)
     names = sorted(os.listdir(PHOTOS))
     rows = [f"{name},a {'great' if k % 2 else 'bad'} photo" for k, name in enumerate(names)]
@@ -151,6 +152,33 @@ def test_comments(tmp_path, capfd, tiny_text, format):
     with pytest.raises(SystemExit) as stop:
         main(["score", PHOTOS, "--task", "miaa", "--model", str(out)])
     assert (stop.value.code, "--comments" in capfd.readouterr().err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", [*FORMATS, "safetensors"])
+def test_a_model_that_reads_who_is_asked(tmp_path, tiny_text, format):
+    """AesMamba-P: nine attributes for one person, whose prompt is the text."""
+    from aescli.models.aesmamba import aesmamba_p
+
+    settings = {
+        "encoder": MOBILENET,
+        "text": tiny_text,
+        "heads": 2,
+        "head_dim": 8,
+        "hidden": 8,
+        "score": "quality",
+    }
+    model = aesmamba_p(**settings).config
+    folder = make(tmp_path / "m", "piaa", model, tokenizer=pretrained_tokenizer(tiny_text))
+    assert export(str(folder), tmp_path / "e", format=format, images=[PHOTOS]).parity.worst[1] <= 1e-4
+    prompts = [subject_prompt(photo=level, art=level) for level in ("beginner", "expert")]
+    texts = [prompts[0], "", prompts[1], subject_prompt(traits={"openness": 7})]
+    agree(folder, tmp_path / "e", "piaa", texts)
+    predictor = load_predictor(str(tmp_path / "e"), task="piaa", device="cpu")
+    assert predictor.attributes[1:] == load_predictor(str(folder), task="piaa", device="cpu").attributes[1:]
+    picture = np.repeat(parity._photo_parts(64, 1), 2, 0)
+    one, other = predictor.predict(picture, prompts).scores
+    assert one != other  # the person counts
 
 
 def test_bare_weights_keep_no_category_heads(tmp_path, tiny_text):

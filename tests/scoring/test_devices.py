@@ -14,6 +14,7 @@ from aescli.errors import AesError, UsageError
 from aescli.scoring import devices
 from aescli.scoring.devices import DevicePool
 from aescli.scoring.pipeline import score_images
+from aescli.scoring.predictor import choose_device
 from aescli.scoring.prepare import Crop, Prepared
 
 TESTS = Path(__file__).parents[1]
@@ -24,8 +25,10 @@ class Moody(fake_model.FakePredictor):
 
     def __init__(self, device: str):
         super().__init__()
-        if device == "broken":
-            raise AesError("--device broken: it is not there")
+        if device.startswith("late"):
+            time.sleep(2)
+        if device in ("broken", "late broken"):
+            raise AesError(f"--device {device}: it is not there")
         self.device = device
 
     def predict(self, images, texts=()):
@@ -93,6 +96,19 @@ def test_a_device_that_fails_is_named_at_once():
         DevicePool(["cpu", "broken"], moody)
     with pytest.raises(UsageError, match="between two commas"):
         DevicePool(["cpu", ""], moody)
+
+
+@pytest.mark.parametrize("late", ["late", "late broken"])
+def test_devices_that_come_after_a_failure_end_without_a_word(capfd, late):
+    with pytest.raises(AesError, match="--device broken: it is not there"):
+        DevicePool(["broken", late], moody)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["cpu:3", "cpu:0", "mps:1"])
+def test_a_number_is_for_cuda_only(name):
+    with pytest.raises(UsageError, match=f"--device {name}: use auto, cpu, cuda, cuda:N or mps"):
+        choose_device(name)
 
 
 def test_a_process_that_dies_ends_the_run_with_a_sentence():

@@ -172,13 +172,14 @@ def test_many_rows_become_pages_and_no_file_of_others_is_replaced(tmp_path, monk
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
-    (tmp_path / "g.html").write_text("before")
+    before = f"{galleries._MARK} before"
+    (tmp_path / "g.html").write_text(before)
     page = Gallery(str(tmp_path / "g.html"), Layout(), "m")
     fill(page, {"a.jpg": 3})
     monkeypatch.setattr(galleries.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(AesError, match=r"cannot write the gallery .*: No space left"):
         page.finish()
-    assert (tmp_path / "g.html").read_text() == "before"
+    assert (tmp_path / "g.html").read_text() == before
     assert os.listdir(tmp_path) == ["g.html"]
 
 
@@ -190,6 +191,27 @@ def test_what_cannot_be_written_is_said_before_the_run(tmp_path):
     (tmp_path / "g.html").write_text("x")
     with pytest.raises(AesError, match="--no-clobber"):
         Gallery(str(tmp_path / "g.html"), Layout(), "m", no_clobber=True)
+
+
+def test_the_page_of_somebody_else_stays(tmp_path):
+    (tmp_path / "index.html").write_text("<!doctype html><title>my site</title>")
+    with pytest.raises(AesError, match="exists and is no gallery of aes"):
+        Gallery(str(tmp_path / "index.html"), Layout(), "m")
+    page = Gallery(str(tmp_path / "g.html"), Layout(), "m")
+    fill(page, {"a.jpg": 3})
+    (tmp_path / "g.html").write_text("written while the run worked")
+    with pytest.raises(AesError, match="exists and is no gallery of aes"):
+        page.finish()
+    assert (tmp_path / "g.html").read_text() == "written while the run worked"
+    assert sorted(os.listdir(tmp_path)) == ["g.html", "index.html"]
+
+
+def test_a_page_with_the_longest_name(tmp_path):
+    name = "g" * 250 + ".html"
+    page = Gallery(str(tmp_path / name), Layout(), "m")
+    fill(page, {"a.jpg": 3})
+    page.finish()
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_names_cannot_leave_their_place_and_links_stay_with_the_folder(tmp_path):
@@ -319,7 +341,9 @@ def test_the_keyboard_walks_opens_and_copies(page_of_60):
         key('ArrowRight', $('viewer')); result.next = $('facts').textContent.includes('in/03.jpg');
         key('End', $('viewer')); result.end = $('facts').textContent;
         result.markup = document.querySelectorAll('.well b, td b').length;
+        toast('Copied'); result.above = $('viewer').contains($('toast'));
         $('close').click();
+        toast('Copied'); result.below = $('viewer').contains($('toast'));
         key('Home', $('grid')); result.home = chosenPath();
         set('search', 'in/1'); $('copyall').click();
         $('search').focus(); key('c'); result.copied = copied;
@@ -333,6 +357,7 @@ def test_the_keyboard_walks_opens_and_copies(page_of_60):
     assert found["next"]
     assert "the file is <b>empty</b>" in found["end"]
     assert found["markup"] == 0
+    assert (found["above"], found["below"]) == (True, False)  # an open dialog covers all else
     assert found["home"] == "in/00.jpg"
     assert found["copied"] == ["in/02.jpg", "\n".join(f"in/{k}.jpg" for k in range(10, 20))]
     assert found["focus"] == "grid"

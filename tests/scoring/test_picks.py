@@ -103,6 +103,27 @@ def test_earlier_picks_are_not_scored_again(tree, tmp_path):
     found = [Found(p) for p in (*tree, str(tmp_path / "out" / "cat.jpg"), str(tmp_path / "out2" / "x.jpg"))]
     found.append(Found("a\0b/c", "broken list"))
     assert [f.path for f in collector.without_own(found)] == [f.path for f in (*found[:3], *found[4:])]
+    assert collector.passed_over == 1
+
+
+def test_names_as_long_as_names_can_be(tmp_path):
+    for name, rated in (("n" * 251 + ".jpg", False), ("n" * 247 + ".jpg", True)):
+        (tmp_path / name).write_text(name[:4])
+        picks = Picks(Layout(classes=0), copy_to=str(tmp_path / "out"), xmp=True)
+        picks.take(ImageResult(str(tmp_path / name), [scored_row(str(tmp_path / name), 0, None, 3, [])]))
+        assert (tmp_path / "out" / name).read_text() == name[:4]
+        assert (tmp_path / "out" / f"{name}.xmp").exists() if rated else "too long" in picks.failure()
+    assert len(os.listdir(tmp_path / "out")) == 3
+
+
+def test_addresses_cannot_be_linked_to_or_rated_in_place(tmp_path):
+    address = "memory://bucket/cat.jpg"
+    collector = Collector(str(tmp_path / "out"), link=True)
+    assert collector.bring(address) is None
+    assert "memory://bucket/cat.jpg: an address cannot be linked to; use --copy-to" in collector.first_error
+    sidecars = Sidecars((1, 5))
+    sidecars.rate(address, 4)
+    assert "nothing is written beside an address" in sidecars.first_error
 
 
 def test_folders_that_cannot_be(tmp_path):
@@ -152,6 +173,24 @@ def test_other_programs_sidecars_stay(tmp_path):
     assert (sidecars.written, sidecars.kept) == (0, 3)
     assert sidecars.first_kept.endswith("a.jpg.xmp")
     assert (tmp_path / "a.jpg.xmp").read_text() == theirs
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('Rating="4"', 'Rating="1"'), ("</x:xmpmeta>", "<!-- mine --></x:xmpmeta>"), ("\n", "\n\n")],
+)
+def test_a_sidecar_that_a_person_changed_stays(tmp_path, old, new):
+    Sidecars((1, 5)).rate(tmp_path / "a.jpg", 4)
+    path = tmp_path / "a.jpg.xmp"
+    changed = path.read_text(encoding="utf-8").replace(old, new, 1)
+    path.write_text(changed, encoding="utf-8")
+    again = Sidecars((1, 5))
+    again.rate(tmp_path / "a.jpg", 5)
+    assert (again.written, again.kept, again.first_kept) == (0, 1, str(path))
+    assert path.read_text(encoding="utf-8") == changed
+    path.write_bytes(b'x:xmptk="aescli" \xff')
+    again.rate(tmp_path / "a.jpg", 5)
+    assert again.kept == 2
 
 
 def test_a_sidecar_that_cannot_be_written_is_counted(tmp_path):
@@ -206,6 +245,6 @@ def test_files_without_a_face_can_be_picked(tree, tmp_path):
 def test_failures_are_said(tree, tmp_path):
     picks = Picks(Layout(classes=0), copy_to=str(tmp_path / "out"))
     picks.take(ImageResult("gone.jpg", [scored_row("gone.jpg", 0, None, 3, [])]))
-    assert picks.failure().startswith("--copy-to: 1 files could not be brought; the first: gone.jpg: ")
+    assert picks.failure().startswith("--copy-to: 1 file could not be brought; the first: gone.jpg: ")
     with pytest.raises(UsageError, match="exclude each other"):
         Picks(Layout(), copy_to="a", link_to="b")

@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import fake_model
@@ -69,7 +71,14 @@ def local(images, out: Path, task: Job) -> list[dict]:
 
     predictor = task.load(device="cpu")
     output = FileOutput(str(out), "parquet", task.layout, {}, keep=task.keep)
-    run(images, Preparer(predictor.preprocessing, "none"), predictor, output, batch_size=4, workers=2)
+    run(
+        images,
+        Preparer(predictor.preprocessing, "none", text=task.text),
+        predictor,
+        output,
+        batch_size=4,
+        workers=2,
+    )
     return pq.read_table(out).to_pylist()
 
 
@@ -103,11 +112,11 @@ class Mortal(fake_model.FakePredictor):
         super().__init__()
         self.marker = marker
 
-    def predict(self, images):
+    def predict(self, images, texts=()):
         try:
             os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            return super().predict(images)
+            return super().predict(images, texts)
         os._exit(9)
 
 
@@ -147,6 +156,81 @@ def test_the_command(cluster, images, tmp_path, monkeypatch, capfd):
     scores = [row["score"] for row in read(tmp_path / "out")]
     assert np.isfinite([s for s in scores if s is not None]).all()
     assert os.listdir(tmp_path) == ["out"]
+
+
+class Reader(fake_model.FakePredictor):
+    """Scores the number of words."""
+
+    reads_text = True
+
+    def predict(self, images, texts=()):
+        words = np.array([float(len(text.split())) for text in texts])
+        return super().predict(images)._replace(scores=words)
+
+
+def reader(device: str = "cpu") -> Reader:
+    return Reader()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_comments_reach_the_workers(cluster, images, tmp_path, monkeypatch):
+    from aescli.scoring.comments import Comments
+
+    monkeypatch.setattr(ray_engine, "_PIECE", 8)
+    table = tmp_path / "c.csv"
+    lines = [f"{k:02d}.png,{'fine ' * (k % 5 + 1)}" for k in range(0, 60, 2)]
+    table.write_text("image,comment\n" + "\n".join(lines) + "\n")
+    task = job(reader, text=Comments(table))
+    summary = run_on_ray(images, str(tmp_path / "out"), task)
+    rows = read(tmp_path / "out")
+    assert [row.pop("image_index") for row in rows] == list(range(61))
+    assert rows == local(images, tmp_path / "local.parquet", task)
+    assert summary.ok == 29  # every other one; 44 has another name
+    assert {row["score"] for row in rows} == {None, 1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_says_nothing_on_the_terminal(images, tmp_path):
+    folder = str(Path(images[0].path).parent)
+    words = ["score", folder, "--faces", "none", "--engine", "ray", "-o", str(tmp_path / "out"), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, fake_model.__file__, *words],
+        capture_output=True,
+        text=True,
+        timeout=560,
+        env={**os.environ, "RAY_raylet_start_wait_time_s": "180"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(read(tmp_path / "out")) == 60
+
+
+@needs_ray
+def test_a_cluster_that_is_not_there_is_said(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody\nanswers")))
+    with pytest.raises(AesError, match="--engine ray: no cluster: answers; check RAY_ADDRESS"):
+        run_on_ray(images, str(tmp_path / "out"), job())
+    assert os.listdir(tmp_path) == []
+
+
+@needs_ray
+@pytest.mark.parametrize("names", [("a", "b"), ("path", "score", "image_index"), None])
+def test_parquet_files_of_others_stay(images, tmp_path, names):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "out"
+    out.mkdir()
+    if names is None:
+        (out / "x.parquet").write_bytes(b"no Parquet")
+    else:
+        pq.write_table(pa.table({name: [1, 2] for name in names}), out / "x.parquet")
+    before = (out / "x.parquet").read_bytes()
+    with pytest.raises(AesError, match="is no result of --engine ray"):
+        run_on_ray(images, str(out), job())
+    assert (os.listdir(tmp_path), (out / "x.parquet").read_bytes()) == (["out"], before)
 
 
 @needs_ray

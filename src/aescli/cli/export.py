@@ -101,12 +101,18 @@ def _lines(done: Export) -> list[str]:
     size = f"{done.size / 1e6:.1f} MB"
     if done.full_size:
         size += f", {done.size / done.full_size:.2f} of the fp32 file"
-    agreement = f"largest difference of a score {parity.difference:.1e} of the range"
+    agreement = f"largest difference of a score {parity.score:.1e} of the range"
+    if parity.probability is not None:
+        agreement += f", of a probability {parity.probability:.1e}"
+    if parity.attribute is not None:
+        agreement += f", of an attribute {parity.attribute:.1e} of its largest value"
     if parity.srcc is not None:
-        agreement += f", SRCC {parity.srcc:.4f}"
+        agreement += f"; SRCC {parity.srcc:.4f}"
+    if done.precision == "int8":
+        agreement += f"; another class for {parity.classes:.1%}"
     other = "the fp32 file" if done.precision == "int8" else "torch"
     return [
         f"wrote {done.file} ({done.precision}, {size})",
-        f"{agreement}; on {parity.images} images, of {done.pictures}",
+        f"{agreement}; on {parity.images} {done.pictures}",
         f"{parity.speed:.2f} times as fast as {other} on one core of this CPU",
     ]

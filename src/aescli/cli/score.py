@@ -6,7 +6,6 @@ It knows the command line. Everything heavy is imported when a run begins.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from enum import StrEnum
@@ -46,13 +45,9 @@ from aescli.cli.score_options import (
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aescli.scoring.comments import Comments
-    from aescli.scoring.output import Output
-    from aescli.scoring.rows import ImageResult, Layout, Row
+    from aescli.scoring.rows import ImageResult
     from aescli.scoring.run import Summary
-    from aescli.scoring.writers import TopTable
 
 DEFAULT_TOP = 20
 
@@ -192,6 +187,7 @@ def score(
     one_thread_per_operation()
     keep_freed_memory()
 
+    from aescli.cli.score_outputs import open_output, require_local, require_outputs, require_stream
     from aescli.data.finding import find_images, printable
     from aescli.personalization.scoring import find_users, with_users
     from aescli.scoring import predictor as predictors
@@ -203,6 +199,8 @@ def score(
 
     if out == "-":
         out = None
+    require_outputs(out, gallery, [*paths, *([comments] if comments else [])])
+    require_local(paths, link_to=link_to, xmp=xmp and not copy_to)
     if engine is Engine.ray:
         from aescli.scoring.ray_engine import check_options, require_ray
 
@@ -224,8 +222,12 @@ def score(
         require_ray()
         format = Format.parquet
     kind = format_for(out, format.value if format else None, terminal=sys.stdout.isatty())
-    if engine is Engine.local:
-        _check(out, kind, resume=resume, no_clobber=no_clobber)
+    if out is None:
+        require_stream(kind, resume=resume, no_clobber=no_clobber)
+    elif kind == "table":
+        raise UsageError(
+            "a table is for standard output; use --out with csv, json, jsonl or parquet, or --top N"
+        )
     if kind == "parquet":
         require_parquet()
     users = find_users(user or (), paths, task.value)
@@ -276,12 +278,18 @@ def score(
         return
     page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
     preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
-    output = _open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
-    if resume and isinstance(output, FileOutput) and not output.journal.known_count:
-        note(
-            f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
-            quiet=quiet,
-        )
+    output = open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
+    if isinstance(output, FileOutput):
+        if resume and not output.journal.known_count:
+            note(
+                f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
+                quiet=quiet,
+            )
+        if output.given_up:
+            note(
+                f"aes: starting again; {output.given_up} images of an interrupted run are given up, "
+                "which --resume would have kept"
+            )
 
     started = time.monotonic()
     try:
@@ -308,7 +316,7 @@ def score(
         kept = isinstance(output, FileOutput) and not output.journal.empty
         note("aes: stopped" + ("; the same command with --resume continues" if kept else ""))
         raise typer.Exit(130) from None
-    if page is not None and summary.ok:
+    if page is not None and summary.images:
         pages = page.finish(workers=count(workers, available_cpus()))
         further = f" and {len(pages) - 1} further pages beside it" if len(pages) > 1 else ""
         note(f"aes: gallery: {printable(gallery or '')}{further}", quiet=quiet)
@@ -318,6 +326,8 @@ def score(
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     for line in picks.report():
         note(f"aes: {line}", quiet=quiet)
+    if picks.passed_over and not summary.images:
+        raise AesError(picks.nothing_else())
     if shard is not None and not summary.images:
         note(f"aes: part {shard} has no images; nothing was written", quiet=quiet)
         return
@@ -348,51 +358,6 @@ def _comments(path: str | None, wanted: bool, task: Task, *, quiet: bool) -> Com
     for problem in found.problems[:5]:
         note(f"aes: {problem}", quiet=quiet)
     return found
-
-
-def _check(out: str | None, kind: str, *, resume: bool, no_clobber: bool) -> None:
-    if out is None:
-        for given, name in ((resume, "--resume"), (no_clobber, "--no-clobber")):
-            if given:
-                raise UsageError(f"{name} needs --out FILE: standard output cannot be continued or kept")
-        if kind == "parquet" and sys.stdout.isatty():
-            raise UsageError("Parquet is not for a terminal; give --out scores.parquet or another --format")
-    elif kind == "table":
-        raise UsageError(
-            "a table is for standard output; use --out with csv, json, jsonl or parquet, or --top N"
-        )
-
-
-def _open_output(
-    out: str | None,
-    kind: str,
-    layout: Layout,
-    options: dict[str, str],
-    table: TopTable | None,
-    keep: Callable[[Row], bool] | None,
-    *,
-    resume: bool,
-    no_clobber: bool,
-) -> Output:
-    from aescli.scoring.journal import cannot_write
-    from aescli.scoring.output import FileOutput, StreamOutput
-    from aescli.scoring.writers import FilteredWriter, open_writer
-
-    if kind == "table":
-        return StreamOutput(sys.stdout.buffer, table if keep is None else FilteredWriter(table, keep))
-    if out is None:
-        return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout, keep))
-    try:
-        mode = os.stat(out).st_mode
-    except OSError:
-        mode = stat.S_IFREG
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber, keep=keep)
-    try:
-        file = open(out, "wb")  # noqa: SIM115  a pipe or a device
-    except OSError as error:
-        raise AesError(cannot_write(out, error)) from error
-    return StreamOutput(file, open_writer(kind, file, layout, keep), out, close=True)
 
 
 def _report(summary: Summary, seconds: float, *, strict: bool, quiet: bool) -> None:

@@ -70,7 +70,7 @@ CopyToOption = Annotated[
         "--copy-to",
         metavar="DIR",
         help="Copy the files of the rows (scored ones, or those of --where) into this folder; nothing there is "
-        "overwritten (default: none).",
+        "overwritten, and images in it are not scored (default: none).",
     ),
 ]
 LinkToOption = Annotated[
@@ -81,8 +81,8 @@ XmpOption = Annotated[
     bool,
     _option(
         "--xmp",
-        help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; other programs' "
-        "sidecars stay (default: off).",
+        help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; sidecars that "
+        "others wrote or changed stay (default: off).",
     ),
 ]
 ShardOption = Annotated[

@@ -5,6 +5,7 @@ It knows predictors and how pictures become crops. It knows nothing about how fi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from aescli.scoring.predictor import Prediction, Predictor
 from aescli.scoring.prepare import Preparer
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-3}
-"""Largest difference of a score from the checkpoint's, as a share of the score range."""
+"""Largest difference of a score from the checkpoint's, as a share of the score range, and of what else it says."""
 
 MIN_SRCC = 0.99
 """Rank correlation of an int8 model's scores with the checkpoint's, on images that did not calibrate it."""
@@ -38,18 +39,33 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Parity:
-    """images: compared. difference: the largest |Δscore| as a share of the range, |Δprobability|, or |Δattribute| as
-    a share of its largest value. srcc: of the scores, None where undefined.
-    speed: images per second of the exported model / of the reference, alternating in one run on one core."""
+    """How far an exported model's answers lie from the checkpoint's, over `images` pictures.
+
+    score: the largest |Δscore| as a share of the range. probability: the largest |Δ|, None for a model without
+    probabilities. attribute: the largest |Δ| as a share of the attribute's largest value, None without attributes.
+    classes: share of the pictures that get another class. srcc: of the scores, None where undefined.
+    speed: images per second of the exported model / of the reference, alternating in one run on one core.
+    """
 
     images: int
-    difference: float
+    score: float
+    probability: float | None
+    attribute: float | None
+    classes: float
     srcc: float | None
     speed: float
 
+    @property
+    def worst(self) -> tuple[str, float]:
+        """What differs most, and by how much."""
+        found = {"score": self.score, "probability": self.probability, "attribute": self.attribute}
+        # A difference that is no number is the worst of all.
+        known = {name: math.inf if math.isnan(d) else d for name, d in found.items() if d is not None}
+        return max(known.items(), key=lambda item: item[1])
+
 
 def sample_crops(preprocessing: Preprocessing, images: Sequence[str], most: int) -> tuple[np.ndarray, str]:
-    """At most `most` crops (N, S, S, 3) uint8 for comparing, and one clause that says what they are.
+    """At most `most` crops (N, S, S, 3) uint8 for comparing, and words that say of what they are so many.
 
     images: files or folders of the user, of which evenly spaced ones are taken and prepared as in scoring; without
     any, parts of the two photographs that scikit-learn ships.
@@ -66,8 +82,8 @@ def sample_crops(preprocessing: Preprocessing, images: Sequence[str], most: int)
                 break
         if not crops:
             raise AesError("--images: none of them can be scored (no image, or no face); give other ones")
-        return np.stack(crops[:most]), f"{len(crops[:most])} of your images"
-    return _photo_parts(preprocessing.size, most), f"{most} parts of scikit-learn's two sample photos"
+        return np.stack(crops[:most]), "of your images"
+    return _photo_parts(preprocessing.size, most), "parts of scikit-learn's two sample photos"
 
 
 def _photo_parts(side: int, count: int) -> np.ndarray:
@@ -115,17 +131,27 @@ def compare(
         theirs.append(prediction if baseline is reference else reference.predict(*part))
     a, b = (Prediction(*map(np.concatenate, zip(*parts, strict=True))) for parts in (ours, theirs))
     low, high = reference.scale
-    differences = (
-        np.abs(a.scores - b.scores) / (high - low),
-        np.abs(a.probabilities - b.probabilities),
-        np.abs(a.attributes - b.attributes) / np.abs(b.attributes).max(0, initial=1e-9),
-    )
     return Parity(
         images=len(crops),
-        difference=max(float(found.max(initial=0)) for found in differences),
+        score=float(np.abs(a.scores - b.scores).max(initial=0) / (high - low)),
+        probability=_largest(a.probabilities - b.probabilities),
+        attribute=_largest((a.attributes - b.attributes) / np.abs(b.attributes).max(0, initial=1e-9)),
+        classes=float((_classes(a, reference) != _classes(b, reference)).mean()),
         srcc=_rank_correlation(a.scores, b.scores),
         speed=seconds["baseline"] / max(seconds["exported"], 1e-9),
     )
+
+
+def _largest(differences: np.ndarray) -> float | None:
+    """(N, K) → the largest size, None where K is 0."""
+    return float(np.abs(differences).max(initial=0)) if differences.shape[1] else None
+
+
+def _classes(found: Prediction, predictor: Predictor) -> np.ndarray:
+    """(N,) class of each picture, as a scoring run shows it."""
+    if predictor.classes and not predictor.distribution:
+        return found.probabilities.argmax(1)
+    return np.searchsorted(predictor.cuts, found.scores, side="right")
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -145,8 +171,13 @@ def check(parity: Parity, precision: str) -> None:
                 f"the int8 model ranks {parity.images} images too differently: SRCC {got} against fp32, at least "
                 f"{MIN_SRCC} is wanted; give more and more varied --images, or export fp16"
             )
-    elif not parity.difference <= TOLERANCE[precision]:
+        return
+    name, difference = parity.worst
+    if difference > TOLERANCE[precision]:
+        share = (
+            "" if name == "probability" else " of the range" if name == "score" else " of its largest value"
+        )
         raise AesError(
-            f"the exported model's scores differ by {parity.difference:.1e} of the range, more than "
+            f"the exported model's answers differ too much, the {name} by {difference:.1e}{share}, more than "
             f"{TOLERANCE[precision]:.0e}; nothing was written"
         )

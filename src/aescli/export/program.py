@@ -7,8 +7,6 @@ reads text, and gives an object with the fields of `OUTPUTS` that it has; files 
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.amp import autocast_mode
 
 from aescli.errors import AesError
 from aescli.models.exported import OUTPUTS, TOKENS
+from aescli.runtime import quiet
 
 MAX_BATCH = 65_536
 
@@ -120,18 +119,3 @@ def _without_autocast(program: torch.export.ExportedProgram) -> None:
                 if node.target in marks:
                     graph.graph.erase_node(node)
             graph.recompile()
-
-
-class quiet:  # noqa: N801  used like a function
-    """Keep the exporter's remarks to its developers off the terminal."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._level)
-        self._warnings.__exit__(None, None, None)

@@ -5,7 +5,6 @@ It puts tracing, file formats and the parity check together. It prints nothing.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,29 +15,23 @@ import torch
 
 from aescli.errors import AesError, UsageError
 from aescli.export import onnx_file, parity
+from aescli.export.folder import FILES, add_companions, add_taste, staged, target
 from aescli.export.program import HalfWeights, Scorer, trace
-from aescli.folders import whole_folder
 from aescli.models.checkpoint import (
-    CARD,
-    TRAINING_IMAGES,
     WEIGHTS,
     Checkpoint,
     half_precision,
     load_checkpoint,
+    resolve,
     save_checkpoint,
-    write_json,
 )
-from aescli.models.exported import IMAGES, TOKENS, describe, exported_file, save_program
-from aescli.models.text import TOKENIZER
+from aescli.models.exported import TOKENS, describe, exported_file, save_program
 from aescli.scoring.predictor import Predictor, TorchPredictor, load_predictor
-
-FILES = {"onnx": "model.onnx", "torch-export": "model.pt2", "safetensors": WEIGHTS}
-PREPROCESSING = "preprocessing.json"
 
 COMPARED = 32
 """Crops that an fp32 or fp16 export is compared on."""
 
-CALIBRATION, HELD_OUT, LEAST = 128, 128, 40
+CALIBRATION, HELD_OUT, LEAST = 128, 256, 40
 """int8: crops that calibrate, and others that are compared; fewer than LEAST in all cannot show a rank correlation."""
 
 
@@ -72,7 +65,9 @@ def export(
     Raises:
         AesError: nothing to export, a folder in the way, or scores beyond the tolerance; `out` is then as it was.
     """
-    _check(spec, out, format, precision, images)
+    _check(spec, format, precision, images)
+    source = resolve(spec)
+    folder = target(out, source)
     if format == "onnx":
         onnx_file.require_onnx()
     checkpoint = _without_category_heads(load_checkpoint(spec))
@@ -84,17 +79,21 @@ def export(
     crops, pictures = parity.sample_crops(checkpoint.preprocessing, images, least)
     if precision == "int8" and len(crops) < LEAST:
         raise AesError(
-            f"--quantize int8: only {len(crops)} of your images can be scored; give at least {LEAST}, better 300"
+            f"--quantize int8: only {len(crops)} of your images can be scored; give at least {LEAST}, better 400"
         )
-    with whole_folder(out) as staging:
+    with staged(folder) as staging:
         made = _write(checkpoint, staging, format, precision, crops, opset, note)
-        _companions(checkpoint, staging, made.outputs)
+        add_companions(checkpoint, staging, made.outputs)
         note("comparing with the checkpoint")
         reference = TorchPredictor(checkpoint, torch.device("cpu"), torch.float32)
         baseline = _predictor(made.full, checkpoint) if precision == "int8" and made.full else None
         compared = crops[made.calibrated :]
-        found = parity.compare(_predictor(made.file, checkpoint), reference, compared, baseline)
+        exported = _predictor(made.file, checkpoint)
+        found = parity.compare(exported, reference, compared, baseline)
         parity.check(found, precision)
+        if isinstance(exported, TorchPredictor):  # only with such a one a prior over tastes is used
+            add_taste(checkpoint, staging, exported.digest)
+        target(out, source)  # minutes have passed
         size, full_size = made.file.stat().st_size, made.full_size
         if made.full is not None:
             made.full.unlink()
@@ -111,7 +110,7 @@ def _without_category_heads(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, config={**checkpoint.config, "model": model})
 
 
-def _check(spec: str, out: Path, format: str, precision: str, images: Sequence[str]) -> None:
+def _check(spec: str, format: str, precision: str, images: Sequence[str]) -> None:
     if precision == "int8" and format != "onnx":
         raise UsageError(
             f"--quantize int8 is for --format onnx, not {format}; use fp16, or leave --quantize out"
@@ -122,12 +121,6 @@ def _check(spec: str, out: Path, format: str, precision: str, images: Sequence[s
         )
     if exported_file(spec) is not None:
         raise UsageError(f"--model {spec} is an exported file already; give the checkpoint that it came from")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file():
-        raise AesError(
-            f"--out {out} holds other files; give a new or empty folder, or an earlier export to replace"
-        )
 
 
 @dataclass
@@ -200,42 +193,3 @@ def _example(checkpoint: Checkpoint) -> tuple[tuple[torch.Tensor, ...], int]:
 def _predictor(file: Path, checkpoint: Checkpoint) -> Predictor:
     spec = file.parent if file.name == WEIGHTS else file
     return load_predictor(str(spec), task=checkpoint.card.task, device="cpu")
-
-
-def _companions(checkpoint: Checkpoint, folder: Path, outputs: tuple[str, ...]) -> None:
-    """The card, the preprocessing in numbers and words, and the list of training images, beside the model."""
-    p = checkpoint.preprocessing
-    if not (folder / CARD).is_file():
-        shutil.copyfile(checkpoint.path / CARD, folder / CARD)
-    face = (
-        f"find the face, turn and scale it so that the eyes lie level at {p.eye_y:g} of the height and the distance "
-        f"from the eyes to the mouth is {p.eye_mouth:g} of the side"
-    )
-    inputs = {IMAGES: f"float32 (batch, 3, {p.size}, {p.size}), RGB"}
-    if checkpoint.model.answers.reads_text:
-        inputs |= dict.fromkeys(TOKENS, f"int64 (batch, length), from {TOKENIZER}")
-        shutil.copyfile(checkpoint.path / TOKENIZER, folder / TOKENIZER)
-    write_json(
-        folder / PREPROCESSING,
-        {
-            "size": p.size,
-            "mean": p.mean,
-            "std": p.std,
-            "fit": p.fit,
-            "faces": p.faces,
-            "eye_mouth": p.eye_mouth,
-            "eye_y": p.eye_y,
-            "inputs": inputs,
-            "outputs": outputs,
-            "steps": [
-                "decode, apply the EXIF orientation, convert to RGB in sRGB",
-                face if p.faces else "take the whole image",
-                f"resize to {p.size} × {p.size}"
-                + (", proportions kept, the rest grey (127)" if p.fit == "pad" and not p.faces else ""),
-                "((RGB / 255) − mean) / std",
-                f"cut the score off at {checkpoint.card.score_range[0]:g} and {checkpoint.card.score_range[1]:g}",
-            ],
-        },
-    )
-    if (checkpoint.path / TRAINING_IMAGES).is_file():
-        shutil.copyfile(checkpoint.path / TRAINING_IMAGES, folder / TRAINING_IMAGES)

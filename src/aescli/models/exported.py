@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from aescli.models.answers import Answers
 from aescli.models.checkpoint import Card, Checkpoint, Preprocessing
 from aescli.models.checkpoint import _parse as parse
 from aescli.models.text import TOKENIZER, TextConfig, TextTokenizer, parse_tokenizer
+from aescli.runtime import quiet
 
 SUFFIXES = (".onnx", ".pt2")
 IMAGES = "images"
@@ -37,7 +39,13 @@ OUTPUTS = ("score", "probabilities", "head_scores", "attribute_scores", "levels"
 """What an exported model may give, in this order: (B,), (B, K), (B, heads), (B, attributes), (B, d). The score is
 always there; as in the network itself it is not cut off at the ends of the scale."""
 
+MAX_SIDE = 4096
+
+Shape = Sequence[int | None]
+"""Lengths of a tensor's axes; None for one that is any."""
+
 _KEY = "aescli"
+_CURE = "export the model again"
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,65 @@ class Description:
                 f"{where}: it says nothing about its preprocessing (no {_KEY} metadata); "
                 "only files that aes export wrote can be scored with"
             ) from error
-        values["card"] = parse(Card, values["card"], where)
-        values["preprocessing"] = parse(Preprocessing, values["preprocessing"], where)
-        values["answers"] = parse(Answers, values["answers"], where)
-        return cls(**{**values, "outputs": tuple(values["outputs"])})
+        for name, kind in (("card", Card), ("preprocessing", Preprocessing), ("answers", Answers)):
+            if isinstance(values[name], dict) and (
+                unknown := values[name].keys() - kind.__dataclass_fields__
+            ):
+                raise AesError(f"{where}: {name}.{min(unknown)}: no such field; {_CURE}")
+        try:
+            found = parse(cls, values, where)
+        except AesError as error:
+            raise AesError(f"{error}; {_CURE}") from error
+        found._require_sense(where)
+        return found
+
+    def _require_sense(self, where: Path) -> None:
+        """AesError where a number cannot be meant."""
+        p, (low, high) = self.preprocessing, self.card.score_range
+        for name, fine in (
+            ("preprocessing.size", 1 <= p.size <= MAX_SIDE),
+            ("preprocessing.mean", all(map(math.isfinite, p.mean))),
+            ("preprocessing.std", all(math.isfinite(value) and value > 0 for value in p.std)),
+            ("preprocessing.eye_mouth", 0 < p.eye_mouth < 1),
+            ("preprocessing.eye_y", 0 < p.eye_y < 1),
+            ("card.score_range", math.isfinite(low) and math.isfinite(high) and low < high),
+            ("config.model", isinstance(self.config.get("model"), dict)),
+            ("outputs", "score" in self.outputs and {*self.outputs} <= {*OUTPUTS}),
+        ):
+            if not fine:
+                raise AesError(f"{where}: {name} in its metadata makes no sense; {_CURE}")
+
+    def require_fit(self, inputs: dict[str, Shape], outputs: dict[str, Shape], where: Path) -> None:
+        """AesError where this does not describe a graph with these inputs and outputs, by name; None: any length."""
+        side, model = self.preprocessing.size, self.config["model"]
+        widths = {
+            "probabilities": self.answers.probabilities,
+            "attribute_scores": len(self.answers.attributes),
+        }
+        if "head_scores" in self.outputs:
+            widths["head_scores"] = len(model.get("score_heads", ()))
+        fits = (
+            inputs.keys() == {*self.inputs}
+            and _fits(inputs[IMAGES], (None, 3, side, side))
+            and outputs.keys() == {*self.outputs}
+            and all(
+                _fits(outputs[name], (None, width)) if name in outputs else width == 0
+                for name, width in widths.items()
+            )
+            and (not self.answers.reads_text or isinstance(model.get("text"), dict))
+        )
+        if not fits:
+            raise self.misfit(where)
+
+    @staticmethod
+    def misfit(where: Path) -> AesError:
+        return AesError(f"{where}: its metadata does not fit its graph; {_CURE}")
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and all(
+        a == b for a, b in zip(shape, wanted, strict=True) if a is not None and b is not None
+    )
 
 
 def describe(checkpoint: Checkpoint, outputs: tuple[str, ...], precision: str) -> Description:
@@ -179,17 +242,34 @@ def load_program(path: Path, device: torch.device) -> ExportedCheckpoint:
     """Load a .pt2 file that `aes export` wrote. Raises AesError where it is none, or damaged."""
     extra = {f"{_KEY}.json": ""}
     try:
-        program = torch.export.load(str(path), extra_files=extra)
+        with quiet():
+            program = torch.export.load(str(path), extra_files=extra)
+        strings = json.loads(extra[f"{_KEY}.json"] or "{}")
     except Exception as error:  # a damaged archive raises nearly anything
-        raise AesError(f"{path}: cannot read the exported model: {_first_line(error)}") from error
-    content = extra[f"{_KEY}.json"]
-    description = Description.read(json.loads(content) if content else {}, path)
+        raise AesError(f"{path}: cannot read the exported model: {_first_line(error)}; {_CURE}") from error
+    description = Description.read(strings, path)
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs, outputs = (
+        [_shape(nodes[name]) for name in names]
+        for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
+    )
+    if len(inputs) != len(description.inputs) or len(outputs) != len(description.outputs):
+        raise description.misfit(path)
+    description.require_fit(
+        dict(zip(description.inputs, inputs, strict=True)),
+        dict(zip(description.outputs, outputs, strict=True)),
+        path,
+    )
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
     model = ProgramModel(program, description.outputs, description.answers)
     return ExportedCheckpoint(model, description, path)
+
+
+def _shape(node: torch.fx.Node) -> Shape:
+    return [length if isinstance(length, int) else None for length in node.meta["val"].shape]
 
 
 def save_program(program: torch.export.ExportedProgram, path: Path, description: Description) -> None:

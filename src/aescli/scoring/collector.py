@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import filecmp
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -36,6 +37,8 @@ class Collector:
         self.option = "--link-to" if link else "--copy-to"
         self.brought = 0
         self.failed = 0
+        self.passed_over = 0
+        """Images found that lie in the folder itself."""
         self.first_error = ""
         self._given: dict[str, str] = {}  # name in the folder → source, of this run
         self._mine: dict[str, Path] = {}  # source → its place, of this run
@@ -65,6 +68,8 @@ class Collector:
                 last, own = parent, real == self._real or real.startswith(self._real + os.sep)
             if not own or image.error:
                 yield image
+            else:
+                self.passed_over += 1
 
     def bring(self, path: str) -> Path | None:
         """The place of `path` in the folder; None where it could not be brought (counted, first one named).
@@ -88,9 +93,7 @@ class Collector:
 
     def _bring(self, path: str) -> Path:
         if is_remote(path) and self._link:
-            raise AesError(
-                f"--link-to: {printable(path)} lies elsewhere and cannot be linked to; use --copy-to"
-            )
+            raise OSError(errno.ENOTSUP, "an address cannot be linked to; use --copy-to")
         source = path if is_remote(path) else os.path.abspath(path)
         stem, suffix = os.path.splitext(os.path.basename(source))
         number = 1
@@ -124,9 +127,11 @@ class Collector:
         if self._link:
             os.symlink(source, target)
             return
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = target.with_name(
+            f".aes-{secrets.token_hex(8)}"
+        )  # short: the name may be as long as names can be
         try:
-            with open_regular(source) as file, open(partial, "wb") as copy:
+            with open_regular(source) as file, open(partial, "xb") as copy:
                 shutil.copyfileobj(file, copy, 1 << 20)
             if not is_remote(source):
                 shutil.copystat(source, partial)

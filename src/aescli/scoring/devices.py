@@ -9,6 +9,7 @@ import multiprocessing
 import queue
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
@@ -112,9 +113,12 @@ def _serve(pipe: Connection, load: Callable[..., Predictor], device: str) -> Non
     keep_freed_memory()
     try:
         predictor = load(device=device)
-        pipe.send(SimpleNamespace(**{name: getattr(predictor, name) for name in _FACTS}))
+        answer = SimpleNamespace(**{name: getattr(predictor, name) for name in _FACTS})
     except Exception as error:
-        pipe.send(_portable(error))
+        predictor, answer = None, _portable(error)
+    with suppress(OSError):  # another device failed first, and nobody listens any more
+        pipe.send(answer)
+    if predictor is None:
         return
     while True:
         try:

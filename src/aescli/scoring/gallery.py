@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pickle
+import secrets
 import tempfile
 import threading
 from array import array
@@ -55,10 +56,8 @@ class Gallery:
         self.path = Path(os.path.realpath(path))
         self.name = printable(path)
         self._layout, self._title = layout, title
-        if self.path.is_dir():
-            raise AesError(f"--gallery {self.name} is a folder; give a file name in it, such as gallery.html")
-        if no_clobber and os.path.lexists(self.path):
-            raise AesError(f"{self.name} exists and --no-clobber was given; give another --gallery")
+        self._no_clobber = no_clobber
+        self._require_place()
         try:
             self._spool: IO[bytes] = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
         except OSError as error:
@@ -67,6 +66,18 @@ class Gallery:
         self._end = 0
         self._seen: dict[str, list[dict[str, Any]]] = {}  # of the images under way only
         self._scores, self._records = array("d"), array("Q")
+
+    def _require_place(self) -> None:
+        if self.path.is_dir():
+            raise AesError(f"--gallery {self.name} is a folder; give a file name in it, such as gallery.html")
+        if not os.path.lexists(self.path):
+            return
+        if self._no_clobber:
+            raise AesError(f"{self.name} exists and --no-clobber was given; give another --gallery")
+        if not _is_gallery(self.path):
+            raise AesError(
+                f"{self.name} exists and is no gallery of aes; give another --gallery or remove it"
+            )
 
     def _refused(self, error: OSError) -> AesError:
         return AesError(
@@ -123,11 +134,12 @@ class Gallery:
         written: list[Path] = []
         try:
             for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
-                written.append(path.with_name(path.name + ".partial"))
-                with open(written[-1], "wb") as file:
+                written.append(path.with_name(f".aes-{secrets.token_hex(8)}"))
+                with open(written[-1], "xb") as file:
                     self._write(file, part, number, pages, workers)
                     file.flush()
                     os.fsync(file.fileno())
+            self._require_place()  # a long run later
             for partial, path in reversed(list(zip(written, paths, strict=True))):
                 os.replace(partial, path)
         except BaseException as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +43,14 @@ class OnnxPredictor:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has a class for each status
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise AesError(f"{path}: onnxruntime cannot load it: {reason}") from error
+            raise AesError(
+                f"{path}: onnxruntime cannot load it: {reason}; it is damaged or no ONNX file: export the model again"
+            ) from error
         self.description = description = Description.read(
             self._session.get_modelmeta().custom_metadata_map, path
+        )
+        description.require_fit(
+            *map(_shapes, (self._session.get_inputs(), self._session.get_outputs())), path
         )
         card, self.preprocessing = description.card, description.preprocessing
         self.task: str = card.task
@@ -79,10 +85,15 @@ class OnnxPredictor:
         return Prediction(scores, *(found.get(name, nothing).astype(np.float64) for name in _FURTHER))
 
 
+def _shapes(arguments: Sequence[Any]) -> dict[str, list[int | None]]:
+    """name → lengths of the axes, None for one that is any, of what a session takes or gives."""
+    return {a.name: [n if isinstance(n, int) else None for n in a.shape] for a in arguments}
+
+
 def _providers(device: str, available: list[str]) -> tuple[list, bool]:
     """onnxruntime's execution providers for a --device, and whether that is a GPU."""
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in ("auto", "cpu", "cuda") or (":" in device and not (kind == "cuda" and index.isdigit())):
         raise UsageError(f"--device {device}: an ONNX file runs on auto, cpu, cuda or cuda:N")
     gpu = "CUDAExecutionProvider" in available
     if kind == "cuda" and not gpu:

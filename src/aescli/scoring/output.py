@@ -102,7 +102,10 @@ class FileOutput:
         self.replaced = False
         """Whether `finish` has written the output."""
         self._refuse()
+        waiting = 0 if resume else _images_in(journal_path(self.path))
         self.journal = Journal.open(journal_path(self.path), options, resume=resume)
+        self.given_up = waiting
+        """Images of an interrupted run that is not continued."""
         self._offsets = array("Q")
         self._open_places: deque[int] = deque()
 
@@ -168,6 +171,15 @@ class FileOutput:
             self.journal.discard()
         else:
             self.journal.close()
+
+
+def _images_in(journal: Path) -> int:
+    """How many images a journal holds, a header line and a line for each; 0 where there is none."""
+    try:
+        with open(journal, "rb") as file:
+            return max(0, sum(1 for _ in file) - 1)
+    except OSError:
+        return 0
 
 
 def _sync_folder(folder: Path) -> None:

@@ -59,26 +59,48 @@ class Picks:
         if self._sidecars is not None and place is not None and scores:
             self._sidecars.rate(place, max(scores))
 
+    @property
+    def passed_over(self) -> int:
+        """How many images were left out since they lie in the folder of --copy-to or --link-to itself."""
+        return 0 if self._collector is None else self._collector.passed_over
+
+    def nothing_else(self) -> str:
+        """One line for a run that found no image but those."""
+        c = self._collector
+        return (
+            f"all {_counted(c.passed_over, 'image')} found lie in {c.option} {printable(str(c.folder))} itself, "
+            "where picks go and are not scored again; give another folder"
+        )
+
     def report(self) -> list[str]:
         """What was done, a line each, for people."""
         lines = []
         if self._where is not None:
-            lines.append(f"{self.images} images match {self._where.text!r}")
+            verb = "matches" if self.images == 1 else "match"
+            lines.append(f"{_counted(self.images, 'image')} {verb} {self._where.text!r}")
         if (c := self._collector) is not None:
             done = "linked in" if c.option == "--link-to" else "copied to"
             lines.append(f"{c.brought} {done} {printable(str(c.folder))}")
+            if c.passed_over:
+                lines.append(f"{_counted(c.passed_over, 'image')} in that folder itself passed over")
         if (s := self._sidecars) is not None:
-            lines.append(f"{s.written} sidecars written")
+            lines.append(f"{_counted(s.written, 'sidecar')} written")
             if s.kept:
                 lines.append(
-                    f"{s.kept} sidecars of other programs left as they were, the first: {s.first_kept}"
+                    f"{_counted(s.kept, 'sidecar')} that others wrote or changed left alone, the first: {s.first_kept}"
                 )
         return lines
 
     def failure(self) -> str:
         """One line on what could not be brought or rated; empty where everything was."""
         if (c := self._collector) is not None and c.failed:
-            return f"{c.option}: {c.failed} files could not be brought; the first: {c.first_error}"
+            return (
+                f"{c.option}: {_counted(c.failed, 'file')} could not be brought; the first: {c.first_error}"
+            )
         if (s := self._sidecars) is not None and s.failed:
-            return f"--xmp: {s.failed} sidecars could not be written; the first: {s.first_error}"
+            return f"--xmp: {_counted(s.failed, 'sidecar')} could not be written; the first: {s.first_error}"
         return ""
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -10,16 +10,19 @@ the local engine. The list of paths waits in its `_paths` while a run works, so 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aescli.data.finding import Found, printable
 from aescli.errors import AesError, UsageError
+from aescli.runtime import quiet
 from aescli.scoring.pipeline import score_images
 from aescli.scoring.predictor import Predictor
 from aescli.scoring.prepare import Preparer
@@ -28,6 +31,7 @@ from aescli.scoring.run import Summary
 from aescli.scoring.writers import parquet_cells, parquet_schema, require_parquet
 
 INDEX = "image_index"
+_COLUMNS = ("path", "face_index", "face", "score", "error")  # of every result
 _PIECE = 256  # images that an actor gets at once: what is done again when one dies
 _PART = 64 * _PIECE  # images in one file of paths
 
@@ -121,7 +125,8 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
             raise AesError(
                 "no images were found in what was given; check the path, or name the files themselves"
             )
-        _score(staging, job, count)
+        with quiet(), _no_stderr():
+            _score(staging, job, count)
         summary = _count(staging)
         shutil.rmtree(staging / "_paths")
         _replace(staging, target)
@@ -135,8 +140,15 @@ def run_on_ray(images: Iterable[Found], out: str, job: Job, *, no_clobber: bool 
 
 
 def _is_result(folder: Path) -> bool:
-    """An empty folder, or one that holds Parquet files and nothing else."""
-    return folder.is_dir() and all(item.suffix == ".parquet" for item in folder.iterdir())
+    """An empty folder, or one that holds Parquet files with our columns and nothing else."""
+    import pyarrow.parquet as pq
+
+    if not folder.is_dir():
+        return False
+    try:
+        return all({INDEX, *_COLUMNS} <= {*pq.read_schema(item).names} for item in folder.iterdir())
+    except (OSError, ValueError):  # no Parquet file
+        return False
 
 
 def _replace(staging: Path, target: Path) -> None:
@@ -176,10 +188,14 @@ def _write_paths(images: Iterable[Found], folder: Path) -> int:
 def _score(folder: Path, job: Job, count: int) -> None:
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     mine = not ray.is_initialized()
     if mine:
-        ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+        try:
+            ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+        except Exception as error:  # Ray raises nearly anything where a cluster is not there or slow
+            raise AesError(
+                f"--engine ray: no cluster: {_reason(error)}; check RAY_ADDRESS, or try again on a less busy machine"
+            ) from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
@@ -207,11 +223,26 @@ def _score(folder: Path, job: Job, count: int) -> None:
             ray.shutdown()
 
 
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Nothing reaches standard error: Ray's C++ part writes past sys.stderr and logging. Its own logs keep it all."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _reason(error: Exception) -> str:
-    """The last line of Ray's report: the failure itself, without the workers' tracebacks."""
+    """The failure itself: the last line of Ray's report that names an error, without tracebacks and advice."""
     cause = getattr(error, "cause", None) or error.__cause__ or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(cause).__name__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines or [type(cause).__name__])[-1]
 
 
 def _count(folder: Path) -> Summary:

@@ -20,7 +20,7 @@ def parse_shard(text: str) -> tuple[int, int]:
         k, n = int(number), int(count)
         if 1 <= k <= n:
             return k, n
-    raise UsageError(f"--shard {text}: give which part of how many, from 1/10 to 10/10")
+    raise UsageError(f"--shard {text}: K/N is the K-th of N parts, 1 ≤ K ≤ N, such as 1/10 to 10/10")
 
 
 def shard(images: Iterable[Found], k: int, n: int) -> Iterator[Found]:

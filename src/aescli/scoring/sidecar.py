@@ -1,16 +1,22 @@
 """XMP sidecars: a small file beside a picture that carries its star rating, as photo managers read it.
 
 `cat.jpg` gets `cat.jpg.xmp`, the name that darktable, digiKam and others use; the picture itself is never opened. A
-sidecar that another program wrote stays as it is. It knows the XMP format and nothing about models.
+sidecar that another program or a person wrote or changed stays as it is: ours carries a digest of itself. It knows the
+XMP format and nothing about models.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from aescli.data.finding import printable
+from aescli.data.remote import is_remote
 
 _MARK = 'x:xmptk="aescli"'
 _FORM = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -20,11 +26,15 @@ _FORM = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:aes="urn:aescli:1"
     xmp:Rating="{stars}"
-    aes:Score="{score:.4f}"/>
+    aes:Score="{score:.4f}"
+    aes:Digest="{digest}"/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>
 """
+
+
+_DIGEST = re.compile(r'aes:Digest="([0-9a-f]*)"')
 
 
 def stars(score: float, scale: tuple[float, float]) -> int:
@@ -43,19 +53,21 @@ class Sidecars:
         self._scale = scale
         self.written = self.kept = self.failed = 0
         self.first_kept = ""
-        """The first sidecar that another program wrote, and that was therefore left alone."""
+        """The first sidecar that was left alone, since somebody else wrote or changed it."""
         self.first_error = ""
 
     def rate(self, picture: str | os.PathLike[str], score: float) -> None:
-        """Write `<picture>.xmp`, unless another program's lies there."""
+        """Write `<picture>.xmp`, unless one that somebody else wrote or changed lies there."""
         path = Path(f"{os.fspath(picture)}.xmp")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".aes-{secrets.token_hex(8)}")
         try:
+            if is_remote(os.fspath(picture)):
+                raise OSError(errno.ENOTSUP, "nothing is written beside an address; add --copy-to")
             if os.path.lexists(path) and not _is_ours(path):
                 self.kept += 1
                 self.first_kept = self.first_kept or printable(str(path))
                 return
-            text = _FORM.format(mark=_MARK, stars=stars(score, self._scale), score=score)
+            text = _signed(_FORM.format(mark=_MARK, stars=stars(score, self._scale), score=score, digest=""))
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, path)
             self.written += 1
@@ -69,5 +81,14 @@ class Sidecars:
 def _is_ours(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        return _MARK.encode() in file.read(1000)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return _MARK in text and text == _signed(text)
+
+
+def _signed(text: str) -> str:
+    """A sidecar's text with the digest of all the rest of it."""
+    digest = hashlib.blake2b(_DIGEST.sub("", text).encode(), digest_size=8).hexdigest()
+    return _DIGEST.sub(f'aes:Digest="{digest}"', text)
