@@ -91,6 +91,13 @@ def test_other_tools_and_formats(tmp_path, suffix):
         ("p.csv", "path,score\na.jpg,good\n", r"p\.csv:2: a\.jpg: 'good' is not a score"),
         ("p.csv", "path,score\na.jpg,\n", "holds no scores"),
         ("p.csv", "path,score,p_1\na.jpg,3,\n", "a probability is missing"),
+        (
+            "p.csv",
+            "path,score,p_1,p_2\na.jpg,3,-1,2\n",
+            r"p\.csv:2: a\.jpg: p_1 to p_2 must lie between 0 and 1",
+        ),
+        ("p.csv", "path,score,p_1,p_2\na.jpg,3,0.2,0.2\n", "add up to 1, and are 0.2, 0.2"),
+        ("p.csv", "path,score,class\na.jpg,3,2.7\n", r"p\.csv:2: a\.jpg: class 2.7 is not a whole number"),
         ("p.csv", "path,score,x\na.jpg,3\n", r"p\.csv:2: .*2 cells where the first row has 3"),
         ("p.json", "{", "not valid JSON"),
         ("p.json", "[1]", "list of objects"),
@@ -109,6 +116,40 @@ def test_classes_from_zero_are_recognised(tmp_path):
     found = read_predictions(path)
     assert [row.best_class for row in found.rows] == [0, 4]
     assert "counts from 0" in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "why"),
+    [
+        # No picture is of class 0: the probabilities tell, else the scores.
+        ("path,score,class,p_1,p_2,p_3\na,1.1,1,0.2,0.7,0.1\nb,2,2,0,0.3,0.7\n", [1, 2], "0: as most likely"),
+        (
+            "path,score,class,p_1,p_2,p_3\na,1.1,1,0.7,0.2,0.1\nb,2,2,0.1,0.6,0.3\n",
+            [0, 1],
+            "1: as most likely",
+        ),
+        ("path,score,class\na,2.1,1\nb,2.9,2\nc,4.2,3\n", [1, 2, 3], "0: scores lie a whole class above"),
+        ("path,score,class\na,1.1,1\nb,1.9,2\nc,3.2,3\n", [0, 1, 2], "1: nothing says"),
+        ("path,score,class_prob,error,class\na,2.1,0.5,,1\nb,3,0.5,,2\n", [0, 1], None),  # of aes score
+    ],
+)
+def test_where_classes_count_from_is_told_by_what_stands_beside_them(tmp_path, text, classes, why):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    found = read_predictions(path)
+    assert [row.best_class for row in found.rows] == classes
+    said = [note for note in found.notes if "'class' counts from" in note]
+    assert [why in note for note in said] == ([] if why is None else [True])
+
+
+def test_scores_outside_their_scale_are_counted_and_named(tmp_path):
+    dataset = dataset_of(tmp_path, {"a.jpg": 2, "b.jpg": 3, "c.jpg": 4})
+    result = evaluate(predictions_of({"a.jpg": 50.0, "b.jpg": 3.0, "c.jpg": 100.0}), dataset, resamples=0)
+    (note,) = [note for note in result.notes if "outside" in note]
+    assert note.startswith("2 of 3 scores of")
+    assert "a.jpg 50, c.jpg 100" in note
+    with pytest.raises(AesError, match=r"b\.jpg: 1e\+300 is no score on a scale"):
+        evaluate(predictions_of({"a.jpg": 2.0, "b.jpg": 1e300, "c.jpg": 4.0}), dataset, resamples=0)
 
 
 # ---------------------------------------------------------------- joining

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
 from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
-from aescli.evaluation.predictions import Joined, PredictedRows, join
+from aescli.evaluation.predictions import Joined, PredictedRows, join, outside
 
 if TYPE_CHECKING:
     from aescli.evaluation.bootstrap import Predictions
@@ -200,6 +200,7 @@ def evaluate(
         notes.append(
             f"predictions taken to be on the labels' scale {_range(scale)}; MAE and RMSE depend on it"
         )
+    notes += outside(joined, predicted.scale or scale, predicted.source)
     usual = map_scale(class_cuts(dataset.name, dataset.scale), dataset.scale, scale)
     cuts = tuple(float(cut) for cut in (usual if cuts is None else cuts))
     if len(cuts) != len(usual) or not np.allclose(cuts, usual):

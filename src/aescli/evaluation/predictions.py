@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from aescli.data.datasets.base import Dataset, Problem, Scale, optional_number
@@ -130,9 +131,13 @@ def read_predictions(
         if value is None and text and not error:
             raise AesError(f"{path}:{line}: {cells[image]}: '{text}' is not a score")
         probabilities = [optional_number(cells[column]) for column in p_columns]
-        if value is not None and any(p is None for p in probabilities):
-            raise AesError(f"{path}:{line}: {cells[image]}: a probability is missing or not a number")
+        if value is not None and p_columns and (why := _no_distribution(probabilities)):
+            raise AesError(f"{path}:{line}: {cells[image]}: {why}")
         index, best = (optional_number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
+        if best is not None and (best < 0 or best != int(best)):
+            raise AesError(
+                f"{path}:{line}: {cells[image]}: class {best:g} is not a whole number from 0 or 1 on"
+            )
         rows.append(
             PredictedRow(
                 path=cells[image],
@@ -149,9 +154,8 @@ def read_predictions(
     if not any(row.score is not None for row in rows):
         raise AesError(f"{path} holds no scores (column '{score}')")
     notes = [f"predictions read from columns '{image}' and '{score}'"] if not by_aes else []
-    return PredictedRows(
-        str(path), _count_classes_from_zero(rows, notes), scale or (SCORE_SCALE if by_aes else None), notes
-    )
+    rows = _count_classes_from_zero(rows, 1 if by_aes else _first_class(rows, notes))
+    return PredictedRows(str(path), rows, scale or (SCORE_SCALE if by_aes else None), notes)
 
 
 def join(predicted: PredictedRows, dataset: Dataset) -> Joined:
@@ -194,6 +198,29 @@ def join(predicted: PredictedRows, dataset: Dataset) -> Joined:
     return out
 
 
+def outside(joined: Joined, scale: Scale, source: str) -> list[str]:
+    """A note on joined scores that lie outside their scale.
+
+    Raises AesError where one is so far out (a million scales) that no figure would have a meaning.
+    """
+    low, high = scale
+    width, shown = high - low, f"{low:g}–{high:g}"
+    out = [row for row in joined.rows if not low - width / 1000 <= row.score <= high + width / 1000]
+    for row in out:
+        if abs(row.score - low) > 1e6 * width:
+            raise AesError(
+                f"{source}: {row.path}: {row.score:g} is no score on a scale of {shown}; correct the file"
+            )
+    if not out:
+        return []
+    first = ", ".join(f"{row.path} {row.score:g}" for row in out[:3])
+    more = f", and {len(out) - 3} more" if len(out) > 3 else ""
+    return [
+        f"{len(out)} of {len(joined.rows)} scores of {source} lie outside {shown} ({first}{more}); name their scale "
+        "with --scale"
+    ]
+
+
 def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, PredictedRow]:
     by_path: dict[str, list[PredictedRow]] = {}
     for row in rows:
@@ -218,13 +245,36 @@ def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, Predic
     return chosen
 
 
-def _count_classes_from_zero(rows: list[PredictedRow], notes: list[str]) -> list[PredictedRow]:
-    """Classes count from 1 as in `aes score`, unless a file has a class 0."""
-    known = Counter(row.best_class for row in rows if row.best_class is not None)
-    first = 0 if 0 in known else 1
-    if known and not first:
-        notes.append("the column 'class' counts from 0")
+def _no_distribution(p: Sequence[float | None]) -> str:
+    """Why these are no probabilities of classes; "" if they are."""
+    if any(value is None for value in p):
+        return "a probability is missing or not a number"
+    if any(not 0 <= value <= 1 for value in p) or abs(sum(p) - 1) > 0.02:
+        return f"p_1 to p_{len(p)} must lie between 0 and 1 and add up to 1, and are {', '.join(f'{v:g}' for v in p)}"
+    return ""
 
+
+def _first_class(rows: Sequence[PredictedRow], notes: list[str]) -> int:
+    """Whether a file's classes count from 0 or 1: a class 0 tells, else what the probabilities or scores say."""
+    known = [row for row in rows if row.best_class is not None and row.score is not None]
+    if not known:
+        return 1
+    if any(row.best_class == 0 for row in known):
+        first, why = 0, "it has a class 0"
+    elif known[0].probabilities:
+        likeliest = [max(range(len(row.probabilities)), key=row.probabilities.__getitem__) for row in known]
+        above = Counter(row.best_class - k for row, k in zip(known, likeliest, strict=True))
+        first, why = int(above[1] >= above[0]), "as most likely classes do"
+    else:
+        # On a scale of classes a score lies half a class around its own; classes from 0 lie a whole one lower.
+        above = median(row.score - row.best_class for row in known)
+        first = 0 if 0.75 <= above <= 1.25 else 1
+        why = "scores lie a whole class above it" if not first else "nothing says that it counts from 0"
+    notes.append(f"the column 'class' counts from {first}: {why}")
+    return first
+
+
+def _count_classes_from_zero(rows: list[PredictedRow], first: int) -> list[PredictedRow]:
     return [
         row if row.best_class is None else replace(row, best_class=row.best_class - first) for row in rows
     ]
