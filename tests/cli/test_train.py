@@ -70,6 +70,10 @@ def test_a_csv_and_a_folder_become_a_checkpoint_that_scores(table, capsys):
     assert all(row["score"] and not row["error"] for row in rows)
     assert _aes(*words, "--out", table / "run") == 1
     assert "holds a finished run" in capsys.readouterr().err
+    kept = (table / "run" / "run.json").read_bytes()
+    assert _aes(*words, "--out", table / "run", "--resume", "--set", "train.lr=0.1") == 0
+    assert "this run is finished" in capsys.readouterr().err
+    assert (table / "run" / "run.json").read_bytes() == kept
 
 
 def test_dry_run_needs_no_data_for_the_parameter_count(capsys):

@@ -112,6 +112,10 @@ def test_resuming_equals_an_unbroken_run(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         _run(folder, tmp_path / "broken", "train.ema=0.9")
+    began = (tmp_path / "broken" / "run.json").read_bytes()
+    with pytest.raises(UsageError, match=r"train\.ema 0\.5 instead of 0\.9; ask for the same"):
+        _run(folder, tmp_path / "broken", "train.ema=0.5", resume=True)
+    assert (tmp_path / "broken" / "run.json").read_bytes() == began
     resumed = _run(folder, tmp_path / "broken", "train.ema=0.9", resume=True)
     assert resumed["scut-fbp5500"] == whole["scut-fbp5500"]
     a, b = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("whole", "broken"))

@@ -131,7 +131,9 @@ def train(
         raise UsageError("--data is needed: a label file or the folder of a data set")
     if out is None:
         raise UsageError("--out is needed: the folder of the run")
-    _refuse_used(out, resume)
+    if _finished(out, resume):
+        note(f"aes: {out}: this run is finished; its model is in {out / 'checkpoint'}", quiet=quiet)
+        return
     _train(
         chosen, sources, unlabelled or [], images, out, fold, split or [], all_data, features, resume, device,
         quiet, options,
@@ -149,16 +151,19 @@ def _options(image_column: str | None, score_column: str | None, label_scale: st
     return options
 
 
-def _refuse_used(out: Path, resume: bool) -> None:
+def _finished(out: Path, resume: bool) -> bool:
+    """Whether there is nothing left to resume. AesError for a folder that holds a run and is not to be resumed."""
     from aescli.models.checkpoint import CHECKPOINT
     from aescli.training.trainer import STATE
 
+    finished = (out / CHECKPOINT).exists() and not (out / STATE).exists()
     if resume:
-        return
-    if (out / CHECKPOINT).exists():
+        return finished
+    if finished:
         raise AesError(f"{out}: holds a finished run; choose another --out")
     if (out / STATE).exists():
         raise AesError(f"{out}: holds an interrupted run; continue it with --resume or choose another --out")
+    return False
 
 
 def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, options) -> None:

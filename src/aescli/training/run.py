@@ -5,7 +5,6 @@ Composes data sets, splits, features, trainer and checkpoint. Knows nothing abou
 
 import importlib
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,12 +18,13 @@ from aescli.data.datasets import Dataset, read_dataset
 from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
 from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
 from aescli.errors import UsageError
-from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint, write_json
+from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint
 from aescli.models.encoders import encoder_statistics
 from aescli.presets import Preset
 from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.objective import Objective, stack_outputs
+from aescli.training.record import begin
 from aescli.training.samples import UNLABELLED, Pictures, training_samples, unlabelled
 from aescli.training.trainer import STATE, Trainer
 
@@ -218,12 +218,17 @@ def train_model(
     if group.first:
         group.wait()
     samples = data.pictures.samples
-    if group.first:
-        _describe_run(out, preset, parts, device, samples)
     side = importlib.import_module(f"aescli.training.{preset.architecture}")
     objective = side.make_objective(
         preset, model, source, data.pictures, parts.train, device, features, log, group
     )
+    if group.first:  # only now: what is refused leaves nothing behind
+        left_out = [samples[i].name for i in parts.left_out]
+        counts = {"train": len(parts.train), "validation": len(parts.validation),
+                  "test": {k: len(v) for k, v in parts.test.items()}}  # fmt: skip
+        begin(
+            out, preset, parts.splits, {"device": str(device), **counts, "left_out": left_out}, resume=resume
+        )
     trainer = Trainer(
         model,
         source,
@@ -278,18 +283,6 @@ def repeated(train: np.ndarray, data: TrainingData, preset: Preset) -> np.ndarra
     for number, dataset in enumerate(data.datasets):
         times[data.of(number)] = preset.data.repeat.get(dataset.name, 1)
     return np.repeat(train, times[train])
-
-
-def _describe_run(out: Path, preset: Preset, parts: "Parts", device: torch.device, samples: list) -> None:
-    """The run's split and circumstances, written before it starts."""
-    out.mkdir(parents=True, exist_ok=True)
-    for split in parts.splits:
-        split.save(out / "splits" / f"{split.dataset}.json")
-    write_json(out / "run.json", {"preset": preset.to_dict(), "version": __version__, "torch": torch.__version__,
-                                  "python": platform.python_version(), "device": str(device),
-                                  "train": len(parts.train), "validation": len(parts.validation),
-                                  "test": {k: len(v) for k, v in parts.test.items()},
-                                  "left_out": [samples[i].name for i in parts.left_out]})  # fmt: skip
 
 
 def _answers(model: torch.nn.Module, objective: Objective, pictures: LivePictures, positions: np.ndarray):
