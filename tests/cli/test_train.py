@@ -101,6 +101,31 @@ def test_the_assumed_scale_names_the_option_that_declares_it(table, capsys):
         assert f"{option} LOW,HIGH " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("preset", "why"),
+    [
+        ("aesmamba-v-ava", "no training picture says how many votes"),
+        ("aesmamba-f-para", "no training picture has a score for 'quality'"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_would_refuse(table, capsys, preset, why):
+    small = ["--set", "model.encoder={name: mobilenetv1, levels: [4], image_size: 32}"]
+    words = [
+        "train",
+        "--preset",
+        preset,
+        *small,
+        "--data",
+        table / "labels.csv",
+        "--images",
+        table / "pictures",
+    ]
+    for more in (["--dry-run"], ["--out", table / "refused", "--features", table / "features"]):
+        assert _aes(*words, "--label-scale", "1,10", *more) == 2
+        assert why in capsys.readouterr().err
+    assert not (table / "refused").exists()
+
+
 def test_dry_run_with_data_counts_without_training(table, capsys):
     words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
     assert _aes(*words) == 0

@@ -168,7 +168,7 @@ def _finished(out: Path, resume: bool) -> bool:
 
 def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, options) -> None:
     from aescli.training.cost import describe_model
-    from aescli.training.run import read_training_data, split_data
+    from aescli.training.run import check_targets, read_training_data, split_data
 
     typer.echo(f"preset {preset.name}: {preset.description}".rstrip(": "))
     for line in describe_model(preset):
@@ -181,6 +181,7 @@ def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, option
             typer.echo(line)
     parts = split_data(loaded, preset, fold, splits, all_data)
     tests = ", ".join(f"{name} {len(where)}" for name, where in parts.test.items()) or "none"
+    check_targets(preset, loaded.pictures.samples, parts.train)
     typer.echo(f"training {len(parts.train)}, validation {len(parts.validation)}, test {tests} images")
     for line in _left_out(loaded, parts):
         typer.echo(line)

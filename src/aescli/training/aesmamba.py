@@ -87,6 +87,14 @@ class AesMambaObjective(Objective):
                 self.distributions[attribute.name] = distil[2].float().to(device)
             elif attribute.outputs > 1:
                 votes = distribution_table(samples, attribute)
+                other = {len(s.counts) for s in samples if s.counts is not None} - {attribute.outputs}
+                if a == model.score_index and other and not np.isfinite(votes[train]).any():
+                    steps = ", ".join(map(str, sorted(other)))
+                    raise UsageError(
+                        f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
+                        f"the pictures have votes over {steps}; take a preset for these, such as aesmamba-v-photonet "
+                        "for 7"
+                    )
                 if a != model.score_index or not np.isfinite(votes[train]).any():
                     raise UsageError(
                         f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
@@ -150,6 +158,14 @@ class AesMambaObjective(Objective):
         return record, float(np.mean(list(record.values())))
 
 
+def check_targets(preset: Preset, samples: Sequence[TrainingSample], train: Sequence[int]) -> None:
+    """UsageError for pictures that cannot teach what the preset's model predicts; cheap, before anything is trained."""
+    if preset.model.text is not None and preset.task != "piaa" and not any(s.text for s in samples):
+        raise UsageError("this model reads comments, and no picture of --data has one")
+    if not preset.train.distil.weight:
+        AesMambaObjective(samples, preset.model, preset.train, train, None, torch.device("cpu"))
+
+
 def make_objective(
     preset: Preset,
     model: nn.Module,
@@ -162,11 +178,10 @@ def make_objective(
     group: Group,
 ) -> Objective:
     """The run's objective. A model that reads text gets every picture's tokens once."""
+    check_targets(preset, pictures.samples, train)
     tokenizer = None
     if model.text is not None:
         without = sum(not s.text for s in pictures.samples)
-        if without == len(pictures.samples) and preset.task != "piaa":
-            raise UsageError("this model reads comments, and no picture of --data has one")
         # What P learns here is everybody's taste; a person's prompt comes with that person's ratings.
         if without:
             log(f"{without} pictures have no comment: they are learnt from the image alone")

@@ -97,6 +97,10 @@ class MoMambaObjective(Objective):
         return record, float(np.mean(list(record.values())))
 
 
+def check_targets(preset: Preset, samples: Sequence[TrainingSample], train: Sequence[int]) -> None:
+    """Any score will do: every score head has a data set, and classes are cut from scores."""
+
+
 def make_objective(
     preset: Preset,
     model: nn.Module,

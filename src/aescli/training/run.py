@@ -25,7 +25,7 @@ from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.objective import Objective, stack_outputs
 from aescli.training.record import begin
-from aescli.training.samples import UNLABELLED, Pictures, training_samples, unlabelled
+from aescli.training.samples import UNLABELLED, Pictures, TrainingSample, training_samples, unlabelled
 from aescli.training.trainer import STATE, Trainer
 
 FOLDS = 5
@@ -191,6 +191,12 @@ def make_source(
             features, data.pictures, model.encoder, preset.train.augment, preset.train.views, device, progress
         )
     return LivePictures(data.pictures, preset.train.augment, device)
+
+
+def check_targets(preset: Preset, samples: Sequence[TrainingSample], train: Sequence[int]) -> None:
+    """UsageError for labels that cannot teach what the preset's model predicts."""
+    side = importlib.import_module(f"aescli.training.{preset.architecture}")
+    side.check_targets(preset, samples, train)
 
 
 def train_model(
