@@ -46,3 +46,19 @@ def test_broken_rows_are_named(tmp_path):
     comments = Comments(_table(tmp_path, "image,comment\n1.jpg,fine\n2.jpg,too,many\n"))
     assert len(comments) == 1
     assert "3 cells where the first row has 2" in comments.problems[0]
+
+
+def test_a_long_discussion_is_read(tmp_path):
+    text = "sharp " * 40_000
+    assert len(Comments(_table(tmp_path, f"image,comment\n1.jpg,{text}\n"))("1.jpg")) == len(text) - 1
+
+
+def test_an_open_quote_swallows_nothing_in_silence(tmp_path):
+    with pytest.raises(AesError, match=r"comments\.csv:3: a quote opens here and never closes"):
+        Comments(_table(tmp_path, 'image,comment\n1.jpg,"one ""big"" word"\n2.jpg,"open\n3.jpg,lost\n'))
+
+
+def test_comments_that_nobody_asked_for_are_known(tmp_path):
+    comments = Comments(_table(tmp_path, "image,comment\n1.jpg,fine\nnot-there.jpg,good\n"))
+    assert comments("photos/1.jpg") == "fine"
+    assert comments.unused == ["not-there.jpg"]

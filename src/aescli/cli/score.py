@@ -326,6 +326,11 @@ def score(
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     for line in picks.report():
         note(f"aes: {line}", quiet=quiet)
+    if written is not None and shard is None and not resume and (unused := written.unused):
+        note(
+            f"aes: {len(unused)} of {len(written)} comments match no image; the first: {unused[0]}",
+            quiet=quiet,
+        )
     if picks.passed_over and not summary.images:
         raise AesError(picks.nothing_else())
     if shard is not None and not summary.images:

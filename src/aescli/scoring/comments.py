@@ -43,6 +43,7 @@ class Comments:
         if not self._texts:
             raise AesError(f"--comments {path}: not one comment in the column '{column}'")
         self._index = NameIndex(self._texts)
+        self._asked: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -50,4 +51,12 @@ class Comments:
     def __call__(self, path: str) -> str | None:
         """The comment on an image, by its path or by any unambiguous shorter spelling of it; None without one."""
         name, _ = self._index.find((path, os.path.splitext(path)[0]))
-        return None if name is None else self._texts[name]
+        if name is None:
+            return None
+        self._asked.add(name)
+        return self._texts[name]
+
+    @property
+    def unused(self) -> list[str]:
+        """The images, as the table names them, that nobody asked for."""
+        return [name for name in self._texts if name not in self._asked]

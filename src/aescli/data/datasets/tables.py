@@ -110,14 +110,28 @@ def stream_table(
     return _with_columns(path, _rows(path, encoding, delimiter, skip), delimiter, has_header)
 
 
+csv.field_size_limit(1 << 24)  # characters: a caption file may hold whole discussions
+
+
 def _rows(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
     with path.open(encoding=encoding, newline="") as file:
         for _ in range(skip):
             file.readline()
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        quotes = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal quotes
+            for text in file:
+                quotes += text.count('"')
+                yield text
+
+        reader = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True)
         line = 1 + skip
         try:
             for raw in reader:
+                if quotes % 2 and reader.line_num + skip > line:  # only the end of the file ends such a row
+                    raise AesError(f"{path}:{line}: a quote opens here and never closes; close it")
+                quotes = 0
                 cells = [cell.strip() for cell in raw]
                 if any(cells):
                     yield line, cells
