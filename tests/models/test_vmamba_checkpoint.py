@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from aescli.errors import AesError
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.vmamba import VARIANTS, VMamba
-from aescli.models.vmamba_checkpoint import canonical_keys, load_vmamba, matching_variant, read_state
+from aescli.models.vmamba_checkpoint import canonical_keys, load_vmamba, matching_variant
+from aescli.models.weights_file import read_state
 
 LAYOUTS = [(name, "newer") for name in official.SIZES] + [
     (name, "v0") for name, size in official.SIZES.items() if size[4]
@@ -172,9 +173,14 @@ def test_files_that_are_no_checkpoints_say_so(tmp_path):
     (tmp_path / "text.safetensors").write_text("not a checkpoint")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"model": {}}, tmp_path / "empty.pth")
+    torch.save({"a": torch.zeros(2), "b": torch.tensor([0.0, torch.nan])}, tmp_path / "nan.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "nan.pth").read_bytes()[:300])
     for name, message in (
         ("absent.pth", "no such file"),
-        ("text.pth", r"text\.pth: (refused|cannot read)"),
+        ("", "is a folder"),
+        ("nan.pth", "'b' holds values that are not finite"),
+        ("cut.pth", "damaged, or not a file of torch.save"),
+        ("text.pth", r"text\.pth: (refused|damaged)"),
         ("text.safetensors", "not a safetensors file"),
         ("list.pth", "holds no tensors by name"),
         ("empty.pth", "holds no tensors by name"),

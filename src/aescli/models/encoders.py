@@ -20,6 +20,7 @@ from aescli.models.efficientnet import EfficientNetEncoder, packaged_weights
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
 from aescli.models.pooling import PooledEncoder
 from aescli.models.vmamba import VARIANTS, VMamba
+from aescli.models.weights_file import read_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -295,17 +296,12 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     model's gender head `g.weight`); they are rewritten for RGB in −1..1, exactly, by folding both into the first
     convolution and its BatchNorm.
     """
-    from safetensors.torch import load_file
-
     if isinstance(encoder, VMambaEncoder):
         from aescli.models.vmamba_checkpoint import load_vmamba
 
         load_vmamba(encoder.net, path)
         return
-    if not path.is_file():
-        raise AesError(f"encoder.weights: {path}: no such file")
-    state = _read_state(path) if path.suffix in (".pth", ".pt") else load_file(path)
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = read_state(path)
     if isinstance(encoder, MobileNetV1Encoder):
         body = {k: v for k, v in state.items() if k.startswith(("conv.", "bn.", "blocks."))}
         if "g.weight" in state:
@@ -327,17 +323,6 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
             f"encoder.weights: {path} lacks {len(missing)} tensors that {type(encoder).__name__} needs, "
             f"first {missing[0]!r}; it holds {len(unexpected)} others"
         )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A .pth file's tensors; whatever else it holds is refused, since unpickling it could run anything."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AesError(f"encoder.weights: {path}: cannot be read as plain tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise AesError(f"encoder.weights: {path}: holds other things than named tensors")
-    return state
 
 
 def _from_caffe_input(state: dict[str, Tensor]) -> None:

@@ -1,10 +1,8 @@
 """Official VMamba checkpoints: both key layouts, .pth and safetensors, renamed and reshaped to this project's.
 
-Nothing is executed while a file is read: a pickle that holds more than tensors and plain values is refused.
 Knows nothing about how the network computes.
 """
 
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from aescli.errors import AesError
 from aescli.models.vmamba import VARIANTS, VMamba
+from aescli.models.weights_file import read_state
 
 Shape = tuple[int, ...]
 
@@ -32,47 +31,6 @@ _RENAMES = [
     )
 ]
 _NUMBERED_DOWNSAMPLE = re.compile(r"^(layers\.\d+\.downsample)\.(\d)\.(weight|bias)$")
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file (under its key `model` where it has one).
-
-    Raises:
-        AesError: no such file, a damaged one, or one that holds objects other than tensors and plain values.
-    """
-    if not path.is_file():
-        raise AesError(f"encoder.weights: {path}: no such file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            content = load_file(path)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise AesError(f"encoder.weights: {path}: not a safetensors file: {_first_line(error)}") from None
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            what = f"it refers to {found[1]}" if found else "it is not made of tensors and plain values alone"
-            raise AesError(
-                f"encoder.weights: {path}: refused, {what}: such a file can run code when it is opened; "
-                "save only its tensors, torch.save({'model': state_dict}), or convert it to safetensors"
-            ) from None
-        except Exception as error:  # a damaged archive or pickle raises what it likes
-            raise AesError(f"encoder.weights: {path}: cannot read it: {_first_line(error)}") from None
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
-        raise AesError(
-            f"encoder.weights: {path}: holds no tensors by name, neither under 'model' nor at its top"
-        )
-    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
 
 
 def canonical_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -175,7 +133,3 @@ def _left_out(key: str, net: VMamba) -> bool:
     if stage is None or not isinstance(net.norm, nn.Identity):
         return False
     return int(stage[1]) >= stages or (int(stage[1]) == stages - 1 and stage[2] is not None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -86,7 +86,8 @@ def read_training_data(
         offsets.append(len(samples))
         samples += training_samples(dataset, 0, preset.model.score_range)
         datasets.append(dataset)
-    log(f"{len(samples)} images: finding faces and near-duplicates")
+    what = "faces and near-duplicates" if preset.preprocessing.faces else "near-duplicates"
+    log(f"{len(samples)} images: finding {what}")
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
     prints = fingerprints([s.path for s in samples], cache=default_cache())
     return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, prints.bits, offsets)
