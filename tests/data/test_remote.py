@@ -148,4 +148,4 @@ def test_scoring_resuming_and_copying(store, tmp_path, monkeypatch, capfdbinary)
     assert sorted(os.listdir(best)) == ["1.png", "10.png", "2.png"]
     scores = [row["score"] for row in csv.DictReader(out.open())]
     assert scores == [f"{1 + 4 * v / 255:.4f}" for v in (100, 20, 10)] + [""]
-    assert aes("--link-to", tmp_path / "links")[0] == 1
+    assert aes("--link-to", tmp_path / "links")[0] == 2
