@@ -277,10 +277,9 @@ def _compare(
     """`data` (the images at `positions`) beside the other predictions of the same images, on `data`'s scale."""
     import numpy as np
 
+    from aescli.data.labels import map_scale
     from aescli.evaluation.compare import compare
     from aescli.evaluation.metrics import delta_m
-
-    from aescli.data.labels import map_scale
 
     source = against.scale or dataset.scale
     against = settle_classes(against, map_scale(result.cuts, result.scale, source).tolist())
@@ -313,7 +312,7 @@ def _arrays(
     above: float,
     notes: list[str],
 ) -> Predictions:
-    """Joined predictions of `origin` (on `source`) and their labels, both on `scale`; what was decided goes to `notes`."""
+    """Joined predictions of `origin` (on `source`) and their labels, on `scale`; what was decided goes to `notes`."""
     import numpy as np
 
     from aescli.data.labels import map_scale, score_to_class

@@ -346,8 +346,8 @@ def _first_class(rows: Sequence[PredictedRow], source: str, notes: list[str]) ->
 
 def _undecidable(source: str, above: Counter[int], n: int, what: str) -> AesError:
     return AesError(
-        f"{source}: whether the column 'class' counts from 0 or from 1 cannot be told ({what} agree with {above[0]} and "
-        f"{above[1]} of {n}); rename the column, so that classes come from the probabilities or scores"
+        f"{source}: whether the column 'class' counts from 0 or from 1 cannot be told ({what} agree with {above[0]} "
+        f"and {above[1]} of {n}); rename the column, so that classes come from the probabilities or scores"
     )
 
 

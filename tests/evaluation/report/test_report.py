@@ -290,3 +290,22 @@ def test_few_images_and_constant_predictions_make_a_report_too(tmp_path, count):
         not in page.read_text().replace("-nan", "").lower().split("<body>")[1].split('class="figures"')[0]
     )
     assert (tmp_path / "again" / "repeats.png").is_file()
+
+
+def test_a_report_is_written_whole_or_not_at_all(result, folder, tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    shutil.copytree(folder, out)
+    assert (out / "experts.png").is_file()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("aescli.evaluation.report.page.render", lambda *parts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_report(result, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    write_report(result, out)
+    assert not (out / "experts.png").exists(), "figures of an earlier report do not stay"
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(AesError, match=r"holds thesis\.tex, which is of no report"):
+        write_report(result, out)
+    assert (out / "thesis.tex").exists()
