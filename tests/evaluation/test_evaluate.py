@@ -392,6 +392,32 @@ def test_class_probabilities_give_ap_and_distributions_give_emd(tmp_path):
     assert metrics["AP"].value == pytest.approx((1 + 1 + 1 / 3) / 3)
 
 
+def test_what_is_not_defined_keeps_its_row_and_gets_a_reason(tmp_path):
+    dataset = dataset_of(tmp_path, TRUE)
+    constant = evaluate(predictions_of(dict.fromkeys(TRUE, 3.0)), dataset, resamples=0)
+    assert tables.undefined(constant) == ["PLCC, SRCC, KRCC: not defined, because all predictions are equal"]
+    lines = tables.as_table(constant).splitlines()
+    assert any(line.split()[:2] == ["SRCC", "–"] for line in lines)
+    assert any(line.startswith("– PLCC, SRCC, KRCC") for line in lines)
+    assert not any(line.startswith("AP") for line in lines), "without probabilities, as a note says"
+    (one,) = tables.undefined(evaluate(predictions_of(TRUE), dataset, keep=[3], resamples=0))
+    assert one == "PLCC, SRCC, KRCC, R²: not defined, because there is one image only"
+    reverse = evaluate(predictions_of({n: 6 - s for n, s in TRUE.items()}), dataset, resamples=0)
+    assert any(line.split()[:2] == ["SRCC", "−1.0000"] for line in tables.as_table(reverse).splitlines())
+
+
+def test_the_result_says_how_it_was_made(tmp_path):
+    result = evaluate(
+        predictions_of(TRUE), dataset_of(tmp_path, TRUE), keep=[1, 2, 3], part="fold 2", resamples=20, seed=7,
+        overlap=lambda d: Overlap([], []),
+    )  # fmt: skip
+    made = result.to_dict()["provenance"]
+    assert (made["part"], made["resamples"], made["seed"]) == ("fold 2", 20, 7)
+    assert made["version"]
+    assert made["date"].count("-") == 2
+    assert "overlap with training images checked: none found" in result.notes
+
+
 def test_nothing_to_measure(tmp_path):
     dataset = dataset_of(tmp_path, TRUE)
     with pytest.raises(

@@ -265,6 +265,11 @@ def evaluate(
         group_by=group_by,
         resamples=resamples,
         seed=seed,
+        part=""
+        if fold is None and split is None
+        else f"split {Path(split).name}"
+        if fold is None
+        else f"fold {fold}",
     )
     if overlap is None:
         result.notes += overlaps.of_unknown_training(

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from aescli import __version__
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
 from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
@@ -87,6 +89,8 @@ class Evaluation:
     comparison: Comparison | None = None
     notes: list[str] = field(default_factory=list)
     overlap_checked: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the figures can be made again from: part, resamples, seed, version, date."""
 
     @property
     def main(self) -> Subset:
@@ -134,6 +138,7 @@ class Evaluation:
             "class_cuts": list(self.cuts),
             "good_above": self.above,
             "overlap_checked": self.overlap_checked,
+            "provenance": self.provenance,
             "subsets": [subset(item, item.name == TRAINING) for item in self.subsets],
             "groups": [subset(item, False) for item in self.groups],
             "gaps": {
@@ -164,6 +169,7 @@ def evaluate(
     group_by: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
+    part: str = "",
 ) -> Evaluation:
     """Measure predictions against the data set's labels.
 
@@ -173,7 +179,7 @@ def evaluate(
     subset. cuts: class boundaries on the predictions' scale, above: the score there above which an image is good;
     default: the data set's own rules. overlap: finds the training images among the data set's files; they are
     measured apart. group_by: a label column (or fold, split): a subset for each of its values, within the main
-    subset. resamples: 0 = no intervals.
+    subset. resamples: 0 = no intervals. part: what `keep` is called, such as "fold 1".
     Raises AesError when no labelled image has a score (also in `against`, in the training part), UsageError for a
     column that does not exist.
     """
@@ -218,6 +224,8 @@ def evaluate(
     trained = np.zeros(len(samples), dtype=bool)
     if found is not None:
         trained[found.all] = True
+        if not found.all:
+            notes.append("overlap with training images checked: none found")
         if found.near:
             near = _named("near-duplicates of training images", [names[i] for i in found.near], 5)
             notes.append(f"{near}: counted as training data")
@@ -249,16 +257,20 @@ def evaluate(
         groups=groups, gaps=_gaps(groups, chance), joined=joined,
         categories=by_category(whole, bounds, scale, resamples, seed),
         notes=notes, overlap_checked=overlap is not None,
+        provenance={
+            "part": part or ("all images" if keep is None else "chosen images"),
+            "resamples": resamples, "seed": seed, "version": __version__, "date": date.today().isoformat(),
+        },
     )  # fmt: skip
     if train is not None:
-        part = everything.within(dataset, train)
-        if not part.positions:
+        rest = everything.within(dataset, train)
+        if not rest.positions:
             raise AesError(
                 f"no image of the training part has a score in {predicted.source}; score those images too"
             )
-        arrays = _arrays(part, dataset, predicted.source, scale, scale, cuts, above, [])
+        arrays = _arrays(rest, dataset, predicted.source, scale, scale, cuts, above, [])
         metrics, result.gap = train_test_gap(arrays, whole, resamples, seed)
-        result.train = Subset(TRAIN_PART, [dataset.samples[i].name for i in part.positions], metrics, arrays)
+        result.train = Subset(TRAIN_PART, [dataset.samples[i].name for i in rest.positions], metrics, arrays)
     if against is not None:
         positions = [joined.positions[i] for i in main]
         result.comparison = _compare(whole, positions, against, dataset, result, resamples, seed)
