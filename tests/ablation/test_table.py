@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
+from aescli.ablation.categories import Change
 from aescli.ablation.results import Row, difference, rows_of, run_figures, summarise
 from aescli.ablation.studies import STUDIES
-from aescli.ablation.table import as_csv, as_markdown, differences, number, spread, verdict
+from aescli.ablation.table import as_csv, as_markdown, as_rich, differences, footnote, number, spread, verdict
 
 STUDY = STUDIES["modules"]
 
@@ -124,3 +126,43 @@ def test_a_run_without_attributes_or_classes_reports_what_it_has():
     )
     assert found["PLCC_mean"] == pytest.approx(0.7)
     assert found["SRCC aesthetic"] == 0.8
+
+
+def test_the_footnote_speaks_of_what_the_table_has_only():
+    values = {"ACC": 0.7, "F1": 0.7, "AP": 0.7, "PLCC": 0.8, "MAE": 0.3, "RMSE": 0.4, "R2": 0.5}
+    single = Row("single-task B", {"1": dict(values)})
+    assert footnote(STUDY, [single]) == (
+        "1 fold. No ΔM: it takes every one of ACC, F1, AP, PC, MAE, RMSE, R² of “single-task B” and of another row in "
+        "the same fold."
+    )
+    other = Row("multi-task B", {k: {**values, "delta_m": 1.0} for k in "12"}, paper={"PLCC": 0.9})
+    assert footnote(STUDY, [single, other]) == (
+        "2 folds. Mean ± standard deviation over the folds; in brackets the paper's own figure. ΔM: against the "
+        "single-task row, fold by fold."
+    )
+
+
+def test_a_terminal_says_the_number_of_folds_once():
+    rows = [_row(f"multi-task {m}", [0.8, 0.9]) for m in ("B", "B+D")] + [_row("multi-task B+S", [0.8])]
+    console = Console(file=io.StringIO(), width=160)
+    console.print(as_rich(STUDY, rows))
+    assert console.file.getvalue().count("2 folds") == 2, "the caption, and the row that lacks one"
+    assert "1 of 2 folds" in console.file.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("study", "label"), [("modules", "multi-task B"), ("top-k", "2"), ("top-k", "2+")])
+def test_a_plot_of_what_there_is_has_its_legend_outside(tmp_path, study, label):
+    pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
+    from aescli.ablation import plots
+    from aescli.evaluation.report.style import styled
+
+    rows = [_row(label, [0.8, 0.9])]
+    plots.write_plot(STUDIES[study], rows, tmp_path)
+    assert (tmp_path / "plot.png").is_file()
+    plots.write_trend({"x": [], "y": [Change("a", 0, 9, 0.2, 0.5, 0.6)]}, tmp_path)
+    if STUDIES[study].axis:
+        with styled():
+            figure = plots._over_a_number(STUDIES[study], rows, ["PLCC"])
+        assert not any(axes.get_legend() for axes in figure.axes)
+        assert len(figure.legends) == label.isdigit(), "without a line there is nothing to explain"

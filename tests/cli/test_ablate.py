@@ -1,14 +1,19 @@
 """`aes ablate` as a person types it: a plan without data, a table that fills, and one line for every mistake."""
 
 import csv
+import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import made
 import pytest
 
-from aescli.ablation.page import page
+from aescli.ablation.page import command, page
+from aescli.ablation.run import parameter_count, study_presets
+from aescli.ablation.studies import STUDIES
 from aescli.cli import main
 from aescli.errors import AesError
+from aescli.models.checkpoint import build_model
 
 SMALL = [word for change in made.SMALL for word in ("--set", change)]
 
@@ -108,3 +113,47 @@ def test_no_plot_without_matplotlib_and_a_word_about_it(faces, tmp_path, capsys,
 def test_a_page_of_a_folder_without_a_study_says_so(tmp_path):
     with pytest.raises(AesError, match="holds no study"):
         page([tmp_path])
+
+
+def test_the_page_is_asked_for_with_folders(tmp_path):
+    with pytest.raises(AesError, match="there is no such folder"):
+        page([tmp_path / "absent"])
+    done = subprocess.run(
+        [sys.executable, "-m", "aescli.ablation.page"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ")
+
+
+def test_the_printed_command_names_the_images():
+    values = {"study": "mba", "preset": "p", "data": ["labels.csv"], "folds": [None], "changes": []}
+    assert "--images" not in command(values)
+    assert "--data labels.csv --images pictures --out" in command({**values, "images": "pictures"})
+
+
+def test_a_fold_that_is_not_there_is_said_in_this_commands_words(faces, tmp_path, capsys):
+    words = ["ablate", "--study", "frequency", "--preset", "momamba-frozen", *SMALL, "--data", faces]
+    assert _aes(*words, "--folds", "1,9", "--out", tmp_path / "out") == 2
+    assert "--folds 9: the folds of" in capsys.readouterr().err
+
+
+def test_an_interrupted_study_says_how_it_goes_on(faces, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aescli.ablation.run.train_model", interrupted)
+    words = ["ablate", "--study", "frequency", "--preset", "momamba-frozen", *SMALL, "--data", faces]
+    assert _aes(*words, "--folds", 1, "--out", tmp_path / "out") == 130
+    assert "interrupted; start the same command again to continue" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("study", "preset"),
+    [("modules", "momamba-frozen"), ("mba", "aesmamba-f-para"), ("top-k", "momamba-lite")],
+)
+def test_counting_parameters_makes_none(study, preset):
+    """The count is that of the model as it is built to be trained."""
+    made = study_presets(STUDIES[study], preset, (), 1).popitem()[1]
+    model = replace(made.model, encoder=made.model.encoder.without_weights())
+    built = build_model({"architecture": made.architecture, "model": asdict(model)})
+    assert parameter_count(made) == sum(p.numel() for p in built.parameters())

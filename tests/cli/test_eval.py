@@ -180,7 +180,7 @@ def test_folds_splits_and_saved_splits(faces, capsys):
     holdout(read_dataset("auto", faces), seed=1).save(faces / "split.json")
     result, _ = as_json(capsys, *options, "--split", f"{faces / 'split.json'}:test")
     assert result["subsets"][0]["n"] == 6
-    assert run("eval", *options, "--fold", 9) == 1
+    assert run("eval", *options, "--fold", 9) == 2
     assert "has no fold 9" in capsys.readouterr().err
 
 
@@ -308,25 +308,60 @@ def test_table_csv_and_file(faces, capsys):
     assert run(*options, "--format", "csv", "--out", out, "--quiet") == 0
     assert capsys.readouterr().out == ""
     assert out.read_text().startswith("subset,n,metric,value,low,high,p\nall,30,ACC,")
-    assert run(*options, "--out", faces / "no" / "where.csv") == 1
-    assert "cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in faces.iterdir() if path.name.startswith("tmp")) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--out", "no/where.csv", "there is no folder"),
+        ("--out", "images", "is a folder; name a file in it"),
+        ("--report", "images", "holds AF10.png, which is of no report of aes eval"),
+        ("--repeat", "images", "holds no metrics.json"),
+    ],
+)
+def test_outputs_that_cannot_be_are_said_before_the_model_works(
+    faces, capsys, monkeypatch, option, value, message
+):
+    pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
+    monkeypatch.setattr(
+        "aescli.scoring.predictor.load_predictor", lambda *a, **k: pytest.fail("the model worked")
+    )
+    options = ["--data", faces / "labels.csv", "--images", faces / "images", option, faces / value]
+    options += ["--report", faces / "report"] if option == "--repeat" else []
+    before = sorted(faces.rglob("*"))
+    assert run("eval", *options) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(faces.rglob("*")) == before
+
+
+def test_a_model_with_a_head_for_the_data_set_says_that_it_answers_as_a_mixture(faces, capsys):
+    (faces / "model" / "config.json").write_text(
+        json.dumps({"model": {"score_heads": ["other", "scut-fbp5500"]}})
+    )
+    options = ("--data", faces / "labels.csv", "--images", faces / "images", "--faces", "none")
+    result, err = as_json(capsys, *options, "--model", "m")
+    assert "mixture of all raters that m knows; --raters scut-fbp5500 measures" in err
+    assert any("mixture of all raters" in note for note in result["notes"]), "the report says it too"
+    assert "mixture" not in as_json(capsys, *options, "--model", "m", "--raters", "scut-fbp5500")[1]
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--predictions", "p.csv", "--model", "m"], "exclude each other"),
+        (["--predictions", "p.csv"], "--predictions needs no model; leave out --faces"),
+        (["--predictions", "p.csv", "--raters", "mebeauty"], "leave out --raters"),
         (["--scale", "1,5"], "--scale is for --predictions"),
         (["--fold", "1", "--split", "test"], "exclude each other"),
         (["--cuts", "3,2"], "must ascend"),
         (["--cuts", "a"], "give numbers"),
-        (["--predictions", "p.csv", "--scale", "5,1"], "lowest and the highest"),
+        (["--predictions", "p.csv", "--faces", "auto", "--scale", "5,1"], "lowest and the highest"),
         (["--label-scale", "1"], "lowest and the highest"),
         (["--group-by", "height"], "choose from"),
         (["--train-part"], "--fold or --split"),
         (["--repeat", "r"], "give --report"),
-        (["--predictions", "p.csv", "--prediction-columns", "score"], "give two names"),
+        (["--predictions", "p.csv", "--faces", "auto", "--prediction-columns", "score"], "give two names"),
     ],
 )
 def test_wrong_usage(faces, capsys, extra, message):

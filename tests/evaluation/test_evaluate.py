@@ -19,7 +19,7 @@ from aescli.evaluation import tables
 from aescli.evaluation.evaluate import evaluate
 from aescli.evaluation.metrics import regression_metrics
 from aescli.evaluation.overlap import Overlap, find_overlap, parse_hashes
-from aescli.evaluation.predictions import PredictedRow, PredictedRows, join, read_predictions
+from aescli.evaluation.predictions import PredictedRow, PredictedRows, join, read_predictions, settle_classes
 
 
 def labels(folder: Path, rows: list[str], header: str = "image,score,place") -> Path:
@@ -118,28 +118,98 @@ def test_classes_from_zero_are_recognised(tmp_path):
     assert "counts from 0" in found.notes[-1]
 
 
+CUTS = (1.5, 2.5, 3.5, 4.5)
+P3 = "path,score,class,p_1,p_2,p_3\n"
+
+
 @pytest.mark.parametrize(
     ("text", "classes", "why"),
     [
         # No picture is of class 0: the probabilities tell, else the scores.
-        ("path,score,class,p_1,p_2,p_3\na,1.1,1,0.2,0.7,0.1\nb,2,2,0,0.3,0.7\n", [1, 2], "0: as most likely"),
-        (
-            "path,score,class,p_1,p_2,p_3\na,1.1,1,0.7,0.2,0.1\nb,2,2,0.1,0.6,0.3\n",
-            [0, 1],
-            "1: as most likely",
-        ),
-        ("path,score,class\na,2.1,1\nb,2.9,2\nc,4.2,3\n", [1, 2, 3], "0: scores lie a whole class above"),
-        ("path,score,class\na,1.1,1\nb,1.9,2\nc,3.2,3\n", [0, 1, 2], "1: nothing says"),
+        (P3 + "a,1.1,1,0.2,0.7,0.1\nb,2,2,0,0.3,0.7\n", [1, 2], "0: so 2 of 2 are the most likely"),
+        (P3 + "a,1.1,1,0.7,0.2,0.1\nb,2,2,0.1,0.6,0.3\n", [0, 1], "1: so 2 of 2 are the most likely"),
+        (P3 + "a,1.1,3,0.7,0.2,0.1\n", [2], "1: it has a class 3"),
+        ("path,score,class\na,2.1,1\nb,2.9,2\nc,4.2,3\n", [1, 2, 3], "0: so 3 of 3 classes are those of the"),
+        ("path,score,class\na,1.1,1\nb,1.9,2\nc,3.2,3\n", [0, 1, 2], "1: so 3 of 3 classes are those of the"),
         ("path,score,class_prob,error,class\na,2.1,0.5,,1\nb,3,0.5,,2\n", [0, 1], None),  # of aes score
     ],
 )
 def test_where_classes_count_from_is_told_by_what_stands_beside_them(tmp_path, text, classes, why):
     path = tmp_path / "p.csv"
     path.write_text(text)
-    found = read_predictions(path)
+    found = settle_classes(read_predictions(path), CUTS)
     assert [row.best_class for row in found.rows] == classes
     said = [note for note in found.notes if "'class' counts from" in note]
     assert [why in note for note in said] == ([] if why is None else [True])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [P3 + "a,1.1,1,0.7,0.2,0.1\nb,2,1,0.1,0.6,0.3\n", "path,score,class\na,1.1,1\nb,3.2,2\nc,2,4\nd,2,4\n"],
+)
+def test_classes_that_fit_neither_way_of_counting_are_refused(tmp_path, text):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(AesError, match=r"counts from 0 or from 1 cannot be told.*rename the column"):
+        settle_classes(read_predictions(tmp_path / "p.csv"), CUTS)
+
+
+def test_argmax_classes_that_never_are_the_lowest_are_scored_as_they_are_meant(tmp_path):
+    """The file of the plainest script: argmax of five classes, none of which is ever 0."""
+    dataset = dataset_of(tmp_path, {name: score for name, score in TRUE.items() if score >= 1.5})
+    lines = [f"{s.name},{s.score},{int(s.score + 0.5) - 1}" for s in dataset.samples]
+    (tmp_path / "p.csv").write_text("file,rating,class\n" + "\n".join(lines) + "\n")
+    result = evaluate(read_predictions(tmp_path / "p.csv"), dataset, resamples=0)
+    assert result.main.metrics["ACC"].value == 1
+    assert any("'class' counts from 0" in note for note in result.notes)
+    assert any("equal their labels exactly" in note for note in result.notes)
+
+
+def test_a_class_that_does_not_exist_is_named_with_its_line(tmp_path):
+    dataset = dataset_of(tmp_path, TRUE)
+    (tmp_path / "p.csv").write_text("file,rating,class\n0.jpg,1,0\n1.jpg,2,9\n")
+    with pytest.raises(AesError, match=r"p\.csv:3: 1\.jpg: class 10, counted from 1, and there are 5"):
+        evaluate(read_predictions(tmp_path / "p.csv"), dataset, resamples=0)
+    (tmp_path / "p.csv").write_text(P3 + "0.jpg,1,9,0.5,0.5,0\n")
+    with pytest.raises(AesError, match=r"p\.csv:2: 0\.jpg: class 9, and there are 3"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_counts_become_probabilities_if_every_row_holds_counts(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("path,score,p_1,p_2\na.jpg,3,1,3\nb.jpg,3,0,1\n")
+    found = read_predictions(path)
+    assert [row.probabilities for row in found.rows] == [(0.25, 0.75), (0, 1)]
+    assert "hold counts" in found.notes[-1]
+    path.write_text("path,score,p_1,p_2\na.jpg,3,1,3\nb.jpg,3,0.5,0.5\n")
+    with pytest.raises(AesError, match=r"p\.csv:2: a\.jpg: p_1 to p_2 must lie between 0 and 1"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "image,score,pred\na.jpg,3,4\n",
+            r"'score' and 'pred' could all be .* --prediction-columns image,pred",
+        ),
+        ("image,prediction,y_pred\na.jpg,3,4\n", "'prediction' and 'y_pred' could all be the score"),
+        ("a.jpg,3\nb.jpg,4\n", r"the first row \(a\.jpg, 3\) holds no column names"),
+        ("1,3.5\n2,4\n", "holds no column names"),
+        ("image,first,second\na.jpg,3,4\n", "with --prediction-columns IMAGE,SCORE"),
+    ],
+)
+def test_columns_are_not_guessed_where_two_could_be_meant(tmp_path, text, message):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(AesError, match=message):
+        read_predictions(path)
+
+
+def test_a_column_called_prediction_is_the_score(tmp_path):
+    (tmp_path / "p.csv").write_text("image,pred,seconds\na.jpg,3,40\n")
+    assert read_predictions(tmp_path / "p.csv").rows[0].score == 3
+    (tmp_path / "p.csv").write_text("image,score,pred\na.jpg,3,40\n")
+    assert read_predictions(tmp_path / "p.csv", image_column="image", score_column="pred").rows[0].score == 40
 
 
 def test_scores_outside_their_scale_are_counted_and_named(tmp_path):
@@ -184,6 +254,16 @@ def test_one_prediction_never_serves_two_labels(tmp_path):
     found = join(predictions_of({"1.jpg": 2.0, "2.jpg": 1.0}), dataset)
     assert [dataset.samples[i].name for i in found.positions] == ["2.jpg"]
     assert found.unpredicted + found.ambiguous
+
+
+def test_predictions_spelt_without_a_suffix_find_their_labels(tmp_path):
+    dataset = dataset_of(
+        tmp_path, {"AF1.jpg": 2, "b/2.jpg": 3, "c/3.jpg": 4, "4.jpg": 5, "4.png": 1, "5.jpg": 1}
+    )
+    found = join(predictions_of({"af1": 2.0, "2": 3.0, "c/3": 4.0, "4": 1.0, "5.png": 2.0}), dataset)
+    assert [dataset.samples[i].name for i in found.positions] == ["AF1.jpg", "b/2.jpg", "c/3.jpg"]
+    assert len(found.ambiguous) == 1
+    assert found.unpredicted == ["5.jpg"], "another suffix is another picture"
 
 
 def test_faces_and_repetitions(tmp_path):
@@ -312,9 +392,37 @@ def test_class_probabilities_give_ap_and_distributions_give_emd(tmp_path):
     assert metrics["AP"].value == pytest.approx((1 + 1 + 1 / 3) / 3)
 
 
+def test_what_is_not_defined_keeps_its_row_and_gets_a_reason(tmp_path):
+    dataset = dataset_of(tmp_path, TRUE)
+    constant = evaluate(predictions_of(dict.fromkeys(TRUE, 3.0)), dataset, resamples=0)
+    assert tables.undefined(constant) == ["PLCC, SRCC, KRCC: not defined, because all predictions are equal"]
+    lines = tables.as_table(constant).splitlines()
+    assert any(line.split()[:2] == ["SRCC", "–"] for line in lines)
+    assert any(line.startswith("– PLCC, SRCC, KRCC") for line in lines)
+    assert not any(line.startswith("AP") for line in lines), "without probabilities, as a note says"
+    (one,) = tables.undefined(evaluate(predictions_of(TRUE), dataset, keep=[3], resamples=0))
+    assert one == "PLCC, SRCC, KRCC, R²: not defined, because there is one image only"
+    reverse = evaluate(predictions_of({n: 6 - s for n, s in TRUE.items()}), dataset, resamples=0)
+    assert any(line.split()[:2] == ["SRCC", "−1.0000"] for line in tables.as_table(reverse).splitlines())
+
+
+def test_the_result_says_how_it_was_made(tmp_path):
+    result = evaluate(
+        predictions_of(TRUE), dataset_of(tmp_path, TRUE), keep=[1, 2, 3], part="fold 2", resamples=20, seed=7,
+        overlap=lambda d: Overlap([], []),
+    )  # fmt: skip
+    made = result.to_dict()["provenance"]
+    assert (made["part"], made["resamples"], made["seed"]) == ("fold 2", 20, 7)
+    assert made["version"]
+    assert made["date"].count("-") == 2
+    assert "overlap with training images checked: none found" in result.notes
+
+
 def test_nothing_to_measure(tmp_path):
     dataset = dataset_of(tmp_path, TRUE)
-    with pytest.raises(AesError, match=r"no labelled image .* has a score"):
+    with pytest.raises(
+        AesError, match=r"no labelled image .* the labels name 0\.jpg, the predictions other\.jpg"
+    ):
         evaluate(predictions_of({"other.jpg": 3.0}), dataset)
 
 

@@ -29,7 +29,12 @@ def page(folders: Sequence[Path]) -> str:
             values = json.loads((folder / STUDY).read_text(encoding="utf-8"))
             table = (folder / MARKDOWN).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise AesError(f"{folder} holds no study ({error}); give the --out of `aes ablate`") from None
+            why = (
+                "there is no such folder"
+                if not folder.is_dir()
+                else getattr(error, "strerror", None) or error
+            )
+            raise AesError(f"{folder} holds no study ({why}); give the --out of `aes ablate`") from None
         title, _, body = table.partition("\n")
         made = ", ".join(f"{name} ({n:,} images)" for name, n in values["datasets"].items())
         parts.append(
@@ -44,6 +49,8 @@ def command(values: dict) -> str:
     words = ["aes", "ablate", "--study", values["study"], "--preset", values["preset"]]
     for name in values["data"]:
         words += ["--data", name]
+    if values.get("images"):
+        words += ["--images", values["images"]]
     if values["folds"] != [None]:
         words += ["--folds", ",".join(map(str, values["folds"]))]
     for change in values["changes"]:
@@ -53,6 +60,11 @@ def command(values: dict) -> str:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:] or sys.argv[1].startswith("-"):
+        sys.stderr.write(
+            "usage: python -m aescli.ablation.page OUT… (folders of `aes ablate`) > RESULTS.md\n"
+        )
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     try:
         sys.stdout.write(page([Path(word) for word in sys.argv[1:]]))
     except AesError as error:

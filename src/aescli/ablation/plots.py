@@ -98,9 +98,20 @@ def _over_a_number(study: Study, rows: Sequence[Row], metrics: Sequence[str]) ->
             axes.plot(*zip(*paper, strict=True), color=PALETTE["test"], marker="s", linestyle="--",
                       label="published")  # fmt: skip
         axes.set(ylabel=heading(metric, study), xticks=where)
-    panels[0].legend(loc="best")
+    _legend_above(figure, panels)
     panels[-1].set_xlabel(study.axis)
     return figure
+
+
+def _legend_above(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend outside all panels, never over a point; none where nothing has a name."""
+    named = {
+        name: handle
+        for axes in panels
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=2)
 
 
 def _by_row(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> Figure:
@@ -155,7 +166,7 @@ def _category_trend(changes: dict[str, Sequence[Change]]) -> Figure:
     axes.set_yscale("symlog", linthresh=1.0)
     axes.axhline(0, color=PALETTE["muted"], linewidth=1)
     axes.set(xlabel="share of a scale category (% of the test images)", ylabel="change of SRCC (%)")
-    axes.legend(loc="best")
+    _legend_above(figure, [axes])
     return figure
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from aescli import __version__
 from aescli.ablation.categories import as_csv as categories_csv
@@ -64,12 +66,31 @@ def study_presets(study: Study, spec: str, changes: Sequence[str], sets: int) ->
     }
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the drawing of first weights, which takes most of the time of building a model."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in (
+            "uniform_",
+            "normal_",
+            "erfinv_",
+            "kaiming_uniform_",
+            "kaiming_normal_",
+            "xavier_uniform_",
+        ):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def parameter_count(preset: Preset) -> int:
     """Parameters of the preset's model; no weights are read or fetched."""
     model = replace(preset.model, encoder=preset.model.encoder.without_weights())
     if getattr(model, "text", None) is not None:
         model = replace(model, text=replace(model.text, pretrained=False))
-    built = build_model({"architecture": preset.architecture, "model": asdict(model)})
+    with _NoDraws():
+        built = build_model({"architecture": preset.architecture, "model": asdict(model)})
     return sum(p.numel() for p in built.parameters())
 
 
@@ -155,9 +176,12 @@ class DataReader:
         if key not in self.known:
             # The largest fold: an impossible one is an error before the first run, not after hours.
             fold = max((f for f in self.settings.folds if f is not None), default=None)
-            self.known[key] = read_training_data(
-                preset, self.settings.sources, self.settings.images, fold=fold, log=self.log
-            )
+            try:
+                self.known[key] = read_training_data(
+                    preset, self.settings.sources, self.settings.images, fold=fold, log=self.log
+                )
+            except UsageError as error:  # of a run by itself, which has one fold
+                raise UsageError(re.sub(r"^--fold\b", "--folds", str(error))) from None
         return self.known[key]
 
 
@@ -313,6 +337,7 @@ def describe(study: Study, settings: Settings, data: TrainingData) -> None:
         "preset": settings.preset,
         "changes": list(settings.changes),
         "data": [path.name for path in settings.sources],
+        "images": None if settings.images is None else settings.images.name,
         "datasets": {dataset.name: len(dataset) for dataset in data.datasets},
         "folds": list(settings.folds),
         "version": __version__,

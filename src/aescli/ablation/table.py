@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aescli.ablation.published import PERCENT
+from aescli.ablation.published import MOMAMBA, PERCENT
 from aescli.ablation.results import Difference, Row, Summary, difference, summarise
 from aescli.ablation.studies import Study
 from aescli.evaluation.metrics import LOWER_IS_BETTER
@@ -29,10 +29,6 @@ _LABELS = {
     "PLCC_mean": "PLCC, mean",
     "SRCC_mean": "SRCC, mean",
 }
-_NOTE = (
-    "Mean ± standard deviation over the folds; in brackets the paper's own figure. ΔM: against the single-task row, "
-    "fold by fold."
-)
 _DIFFERENCE_NOTE = (
     "Difference from “{reference}” in the same folds: mean and 95 % interval (t, variance corrected for overlapping "
     "training parts). Bold: the interval excludes zero. MAE and RMSE: lower is better."
@@ -108,9 +104,31 @@ def as_rich(study: Study, rows: Sequence[Row]) -> Table:
             own = spread(metric, summarise(row.values(metric)))
             paper = number(metric, row.paper.get(metric, math.nan))
             cells.append(own if paper == "–" else f"{own}\n[dim]({paper})[/dim]")
-        folds = f"\n[dim]{len(row.folds)} folds[/dim]" if len(row.folds) > 1 else ""
-        table.add_row(row.label + (folds if row.folds else "\n[dim]published[/dim]"), *cells)
+        most = max((len(row.folds) for row in rows), default=0)
+        fewer = f"\n[dim]{len(row.folds)} of {most} folds[/dim]" if len(row.folds) < most else ""
+        table.add_row(row.label + (fewer if row.folds else "\n[dim]published[/dim]"), *cells)
+    table.caption, table.caption_justify = footnote(study, rows), "left"
     return table
+
+
+def footnote(study: Study, rows: Sequence[Row]) -> str:
+    """How many folds, and what the cells hold that these rows have."""
+    most = max((len(row.folds) for row in rows), default=0)
+    parts = [f"{most} fold{'s' * (most != 1)}."]
+    said = ["mean ± standard deviation over the folds"] if most > 1 else []
+    if any(not math.isnan(value) for row in rows for value in row.paper.values()):
+        said.append("in brackets the paper's own figure")
+    if said:
+        text = "; ".join(said)
+        parts.append(f"{text[0].upper()}{text[1:]}.")
+    if "delta_m" in columns(study, rows):
+        parts.append("ΔM: against the single-task row, fold by fold.")
+    elif study.single and "delta_m" in study.columns:
+        parts.append(
+            f"No ΔM: it takes every one of {', '.join(heading(m, study).removesuffix(' (%)') for m in MOMAMBA)} of "
+            f"“{study.single}” and of another row in the same fold."
+        )
+    return " ".join(parts)
 
 
 def as_markdown(study: Study, rows: Sequence[Row]) -> str:
@@ -126,8 +144,7 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
             cells.append(own if paper == "–" else f"{own} ({paper})")
         size = f"{row.parameters:,}" if row.parameters is not None else "–" if row.folds else "cited"
         lines.append(_markdown_row([row.label, *cells, size]))
-    most = max((len(row.folds) for row in rows), default=0)
-    lines += ["", f"{most} fold{'s' * (most != 1)}. {_NOTE}"]
+    lines += ["", footnote(study, rows)]
     found = differences(study, rows)
     if found:
         lines += ["", _DIFFERENCE_NOTE.format(reference=study.reference), ""]

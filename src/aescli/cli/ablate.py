@@ -131,14 +131,18 @@ def ablate(
         torch.set_num_threads(available_cpus())
     if not can_plot():
         note("no plot: it needs matplotlib: pip install 'aescli[report]'", quiet=quiet)
-    with _live(quiet) as show:
-        rows = (run_smp if study is StudyName.smp else run_study)(
-            wanted,
-            settings,
-            device=choose_device(local_device(device)),
-            log=lambda line: note(line, quiet=quiet),
-            show=lambda rows: show(as_rich(wanted, rows)),
-        )
+    try:
+        with _live(quiet) as show:
+            rows = (run_smp if study is StudyName.smp else run_study)(
+                wanted,
+                settings,
+                device=choose_device(local_device(device)),
+                log=lambda line: note(line, quiet=quiet),
+                show=lambda rows: show(as_rich(wanted, rows)),
+            )
+    except KeyboardInterrupt:
+        note("aes: interrupted; start the same command again to continue")
+        raise
     _print(as_rich(wanted, rows))
     note(f"{out}: table.csv, table.md", quiet=quiet)
 

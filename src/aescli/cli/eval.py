@@ -62,7 +62,7 @@ from aescli.cli.personalized import (
     UserInfoOption,
     UsersOption,
 )
-from aescli.errors import UsageError
+from aescli.errors import AesError, UsageError
 from aescli.folders import write_whole
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def evaluate(
         aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
     """
     if personalized:
+        _check_out(out)
         _refuse(
             "--personalized measures a model on people's own ratings; leave out",
             ("--predictions", predictions), ("--raters", raters), ("--fold", fold), ("--split", split),
@@ -160,6 +161,15 @@ def evaluate(
         )
     if predictions is None and scale is not None:
         raise UsageError("--scale is for --predictions: a model knows its scale (labels: --label-scale)")
+    against_model = against is not None and Path(against).suffix.lower() not in _PREDICTION_FILES
+    if predictions is not None and not against_model:
+        _refuse(
+            "--predictions needs no model; leave out", ("--raters", raters),
+            *((name, value != default and value) for name, value, default in (
+                ("--faces", faces, EvalFaces.auto), ("--device", device, "auto"), ("--dtype", dtype, DType.auto),
+                ("--batch-size", batch_size, "auto"), ("--workers", workers, "auto"),
+            )),
+        )  # fmt: skip
     if fold is not None and split is not None:
         raise UsageError("--fold and --split exclude each other")
     if train_part and fold is None and split is None:
@@ -175,11 +185,11 @@ def evaluate(
     if report is not None:
         from aescli.evaluation.report import prepare
 
-        prepare(report)  # a missing matplotlib is said before the model works
+        prepare(report, repeats or [])  # what it lacks is said before the model works
+    _check_out(out)
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
-    against_model = against is not None and Path(against).suffix.lower() not in _PREDICTION_FILES
     if predictions is None or against_model:
         one_thread_per_operation()
         keep_freed_memory()
@@ -255,6 +265,11 @@ def evaluate(
         group_by=group_by,
         resamples=resamples,
         seed=seed,
+        part=""
+        if fold is None and split is None
+        else f"split {Path(split).name}"
+        if fold is None
+        else f"fold {fold}",
     )
     if overlap is None:
         result.notes += overlaps.of_unknown_training(
@@ -307,17 +322,38 @@ def _predict(
     from aescli.scoring.predictor import load_predictor
 
     predictor = load_predictor(model, task=task.value, device=device, dtype=dtype.value, raters=raters)
+    spec = model or DEFAULT_MODELS[task.value]
     with progress("img", quiet=quiet, total=len(dataset)) as step:
-        return score_with(
+        scores = score_with(
             predictor,
             dataset,
-            spec=model or DEFAULT_MODELS[task.value],
+            spec=spec,
             faces=faces.value,
             batch_size=count(batch_size, predictor.batch_size),
             workers=count(workers, available_cpus()),
             step=step,
             observe=observe,
         )
+    if raters is None and dataset.name in _score_heads(spec):
+        scores.rows.notes.append(
+            f"the score is the mixture of all raters that {spec} knows; --raters {dataset.name} measures the head of "
+            "these alone"
+        )
+    return scores
+
+
+def _score_heads(spec: str) -> list[str]:
+    """The training sets whose raters the model can score as; [] where that is not known."""
+    import json
+
+    from aescli.models.checkpoint import CONFIG
+    from aescli.models.exported import model_folder
+
+    try:
+        config = json.loads((model_folder(spec) / CONFIG).read_text(encoding="utf-8"))
+        return list(config["model"]["score_heads"])
+    except (AesError, OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _choose(dataset: Dataset, fold: int | None, split: str | None) -> Sequence[int] | None:
@@ -339,6 +375,16 @@ def _columns(text: str) -> tuple[str, str]:
     if not (image.strip() and comma and score.strip()):
         raise UsageError(f"--prediction-columns {text}: give two names, such as file,rating")
     return image.strip(), score.strip()
+
+
+def _check_out(out: Path | None) -> None:
+    """AesError for a result that will find no place, before anything is measured."""
+    if out is None or str(out) == "-":
+        return
+    if out.is_dir():
+        raise AesError(f"--out {out} is a folder; name a file in it")
+    if not out.parent.is_dir():
+        raise AesError(f"--out {out} cannot be written: there is no folder {out.parent}; make it first")
 
 
 def _emit(text: str, out: Path | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from aescli.data.datasets.base import Dataset
-from aescli.errors import AesError
+from aescli.errors import AesError, UsageError
 
 _FORMAT = "aescli-split-1"
 
@@ -125,12 +125,12 @@ class Split:
 
 
 def official_fold(dataset: Dataset, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) positions of the official fold, 1-based. Raises AesError when there is no such fold."""
+    """(train, test) positions of the official fold, 1-based. Raises UsageError when there is no such fold."""
     folds = np.array([sample.fold or 0 for sample in dataset.samples])
     known = sorted(set(folds.tolist()) - {0})
     if fold not in known:
         have = f"it has {', '.join(map(str, known))}" if known else "it has no official folds"
-        raise AesError(f"{dataset.notes.source} has no fold {fold}; {have}")
+        raise UsageError(f"{dataset.notes.source} has no fold {fold}; {have}")
     return np.flatnonzero((folds != fold) & (folds != 0)), np.flatnonzero(folds == fold)
 
 

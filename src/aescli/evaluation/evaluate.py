@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from aescli import __version__
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
 from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
-from aescli.evaluation.predictions import Joined, PredictedRows, join, outside
+from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, outside, settle_classes
 
 if TYPE_CHECKING:
     from aescli.evaluation.bootstrap import Predictions
@@ -87,6 +89,8 @@ class Evaluation:
     comparison: Comparison | None = None
     notes: list[str] = field(default_factory=list)
     overlap_checked: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the figures can be made again from: part, resamples, seed, version, date."""
 
     @property
     def main(self) -> Subset:
@@ -134,6 +138,7 @@ class Evaluation:
             "class_cuts": list(self.cuts),
             "good_above": self.above,
             "overlap_checked": self.overlap_checked,
+            "provenance": self.provenance,
             "subsets": [subset(item, item.name == TRAINING) for item in self.subsets],
             "groups": [subset(item, False) for item in self.groups],
             "gaps": {
@@ -164,6 +169,7 @@ def evaluate(
     group_by: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
+    part: str = "",
 ) -> Evaluation:
     """Measure predictions against the data set's labels.
 
@@ -173,7 +179,7 @@ def evaluate(
     subset. cuts: class boundaries on the predictions' scale, above: the score there above which an image is good;
     default: the data set's own rules. overlap: finds the training images among the data set's files; they are
     measured apart. group_by: a label column (or fold, split): a subset for each of its values, within the main
-    subset. resamples: 0 = no intervals.
+    subset. resamples: 0 = no intervals. part: what `keep` is called, such as "fold 1".
     Raises AesError when no labelled image has a score (also in `against`, in the training part), UsageError for a
     column that does not exist.
     """
@@ -182,15 +188,15 @@ def evaluate(
     from aescli.data.labels import category_cuts, class_cuts, good_above, map_scale
     from aescli.evaluation.compare import gap_p
 
+    scale = predicted.scale or dataset.scale
+    usual = map_scale(class_cuts(dataset.name, dataset.scale), dataset.scale, scale)
+    cuts = tuple(float(cut) for cut in (usual if cuts is None else cuts))
+    predicted = settle_classes(predicted, cuts)
     everything = join(predicted, dataset)
     joined = everything if keep is None else everything.within(dataset, keep)
     if not joined.positions:
-        raise AesError(
-            f"no labelled image of {dataset.notes.source} has a score in {predicted.source}"
-            + _first(joined.ambiguous + [str(p) for p in joined.unscored] + joined.unpredicted)
-        )
+        raise _no_score(joined, dataset, predicted)
     notes = [*predicted.notes, *joined.notes]
-    scale = predicted.scale or dataset.scale
     if scale != dataset.scale:
         notes.append(
             f"labels mapped linearly from {_range(dataset.scale)} to the predictions' {_range(scale)}: "
@@ -201,8 +207,6 @@ def evaluate(
             f"predictions taken to be on the labels' scale {_range(scale)}; MAE and RMSE depend on it"
         )
     notes += outside(joined, predicted.scale or scale, predicted.source)
-    usual = map_scale(class_cuts(dataset.name, dataset.scale), dataset.scale, scale)
-    cuts = tuple(float(cut) for cut in (usual if cuts is None else cuts))
     if len(cuts) != len(usual) or not np.allclose(cuts, usual):
         shown = [", ".join(f"{cut:g}" for cut in values) for values in (cuts, usual)]
         notes.append(f"classes cut at {shown[0]}; {dataset.name}'s own cuts are {shown[1]}")
@@ -210,12 +214,18 @@ def evaluate(
         above = float(map_scale(good_above(dataset.name, dataset.scale), dataset.scale, scale))
 
     samples = [dataset.samples[i] for i in joined.positions]
-    data = _arrays(joined, dataset, predicted.scale or scale, scale, cuts, above, notes)
+    data = _arrays(joined, dataset, predicted.source, scale, scale, cuts, above, notes)
     names = [sample.name for sample in samples]
+    if len(data) > 1 and np.array_equal(data.pred, data.true):
+        notes.append(
+            f"all {len(data)} predictions equal their labels exactly: does {predicted.source} hold the labels?"
+        )
     found = overlap(Dataset(dataset.name, samples, dataset.scale, dataset.notes)) if overlap else None
     trained = np.zeros(len(samples), dtype=bool)
     if found is not None:
         trained[found.all] = True
+        if not found.all:
+            notes.append("overlap with training images checked: none found")
         if found.near:
             near = _named("near-duplicates of training images", [names[i] for i in found.near], 5)
             notes.append(f"{near}: counted as training data")
@@ -247,16 +257,20 @@ def evaluate(
         groups=groups, gaps=_gaps(groups, chance), joined=joined,
         categories=by_category(whole, bounds, scale, resamples, seed),
         notes=notes, overlap_checked=overlap is not None,
+        provenance={
+            "part": part or ("all images" if keep is None else "chosen images"),
+            "resamples": resamples, "seed": seed, "version": __version__, "date": date.today().isoformat(),
+        },
     )  # fmt: skip
     if train is not None:
-        part = everything.within(dataset, train)
-        if not part.positions:
+        rest = everything.within(dataset, train)
+        if not rest.positions:
             raise AesError(
                 f"no image of the training part has a score in {predicted.source}; score those images too"
             )
-        arrays = _arrays(part, dataset, predicted.scale or scale, scale, cuts, above, [])
+        arrays = _arrays(rest, dataset, predicted.source, scale, scale, cuts, above, [])
         metrics, result.gap = train_test_gap(arrays, whole, resamples, seed)
-        result.train = Subset(TRAIN_PART, [dataset.samples[i].name for i in part.positions], metrics, arrays)
+        result.train = Subset(TRAIN_PART, [dataset.samples[i].name for i in rest.positions], metrics, arrays)
     if against is not None:
         positions = [joined.positions[i] for i in main]
         result.comparison = _compare(whole, positions, against, dataset, result, resamples, seed)
@@ -275,14 +289,17 @@ def _compare(
     """`data` (the images at `positions`) beside the other predictions of the same images, on `data`'s scale."""
     import numpy as np
 
+    from aescli.data.labels import map_scale
     from aescli.evaluation.compare import compare
     from aescli.evaluation.metrics import delta_m
 
+    source = against.scale or dataset.scale
+    against = settle_classes(against, map_scale(result.cuts, result.scale, source).tolist())
     other = join(against, dataset).within(dataset, positions)
     if not other.positions:
         raise AesError(f"{against.source} predicts none of the images that {result.predictions} predicts")
-    source = against.scale or dataset.scale
-    second = _arrays(other, dataset, source, result.scale, result.cuts, result.above, [])
+    result.notes += [*against.notes, *outside(other, source, against.source)]
+    second = _arrays(other, dataset, against.source, source, result.scale, result.cuts, result.above, [])
     where = {position: i for i, position in enumerate(positions)}
     first = data.subset(np.array([where[position] for position in other.positions]))
     differences = compare(first, second, resamples, seed)
@@ -300,13 +317,14 @@ def _compare(
 def _arrays(
     joined: Joined,
     dataset: Dataset,
+    origin: str,
     source: Scale,
     scale: Scale,
     cuts: Sequence[float],
     above: float,
     notes: list[str],
 ) -> Predictions:
-    """Joined predictions (on `source`) and their labels, both on `scale`; what was decided goes to `notes`."""
+    """Joined predictions of `origin` (on `source`) and their labels, on `scale`; what was decided goes to `notes`."""
     import numpy as np
 
     from aescli.data.labels import map_scale, score_to_class
@@ -324,7 +342,14 @@ def _arrays(
     elif probabilities is None:
         notes.append("AP left out: it needs the class probabilities p_1, p_2, … (aes score --probabilities)")
     stated = [row.best_class for row in rows]
-    if all(value is not None and 0 <= value < classes for value in stated):
+    wrong = [row for row in rows if row.best_class is not None and not 0 <= row.best_class < classes]
+    if wrong and widths <= {0, classes}:
+        raise _no_class(wrong[0], classes, origin)
+    if wrong:
+        notes.append(f"the column 'class' is not used: there are {classes} classes, and it has others")
+    elif None in stated and any(value is not None for value in stated):
+        notes.append(f"the column 'class' is not used: {stated.count(None)} rows have none")
+    if not wrong and None not in stated:
         pred_class = np.array(stated, dtype=np.int64)
     elif probabilities is not None:
         pred_class = probabilities.argmax(axis=1)
@@ -376,8 +401,23 @@ def _named(what: str, items: Sequence[str], limit: int) -> str:
     return f"{len(items)} {what} ({', '.join(items[:limit])}{rest})"
 
 
-def _first(items: Sequence[str]) -> str:
-    return f"; the first: {items[0]}" if items else ""
+def _no_score(joined: Joined, dataset: Dataset, predicted: PredictedRows) -> AesError:
+    """Why nothing can be measured, with a name of either side."""
+    text = f"no labelled image of {dataset.notes.source} has a score in {predicted.source}"
+    left = joined.ambiguous + [str(problem) for problem in joined.unscored]
+    if left:
+        return AesError(f"{text}; the first: {left[0]}")
+    one = f"; the labels name {joined.unpredicted[0]}" if joined.unpredicted else ""
+    other = f", the predictions {joined.unlabelled[0]}" if joined.unlabelled else ""
+    return AesError(f"{text}{one}{other if one else ''}")
+
+
+def _no_class(row: PredictedRow, classes: int, source: str) -> AesError:
+    where = source if row.line is None else f"{source}:{row.line}"
+    return AesError(
+        f"{where}: {row.path}: class {row.best_class + 1}, counted from 1, and there are {classes}; give their "
+        "boundaries with --cuts, or rename the column 'class'"
+    )
 
 
 def _range(scale: Scale) -> str:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from aescli.data.datasets.base import Dataset, Problem, Scale, optional_number
-from aescli.data.datasets.generic import guess_image_column, guess_score_column
+from aescli.data.datasets.generic import (
+    SCORE_NAMES,
+    guess_image_column,
+    guess_score_column,
+    looks_like_image,
+)
 from aescli.data.datasets.index import NameIndex
 from aescli.data.datasets.scut import spellings
 from aescli.data.datasets.tables import Table, read_table, read_text
@@ -27,6 +32,16 @@ if TYPE_CHECKING:
 
 SCORE_SCALE: Scale = (1.0, 5.0)
 """The scale of `aes score --task fbp`, whose file does not repeat it."""
+_PREDICTION_NAMES = (
+    "pred",
+    "preds",
+    "prediction",
+    "predicted",
+    "predicted_score",
+    "pred_score",
+    "y_pred",
+    "y_hat",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +59,16 @@ class PredictedRow:
 
 @dataclass(frozen=True, slots=True)
 class PredictedRows:
-    """scale: declared range of the scores; None = unknown."""
+    """scale: declared range of the scores; None = unknown.
+
+    unsettled: whether the classes count from 0 or 1 is not known yet; `settle_classes` tells from the scores.
+    """
 
     source: str
     rows: list[PredictedRow]
     scale: Scale | None = None
     notes: list[str] = field(default_factory=list)
+    unsettled: bool = False
 
     def joined_with(self, more: PredictedRows) -> PredictedRows:
         """Both sets of rows, for predictions of one source that were made in two parts."""
@@ -112,31 +131,42 @@ def read_predictions(
 ) -> PredictedRows:
     """Read csv, tsv, json, jsonl or parquet rows: an image column and a score column, guessed if not named.
 
-    Optional columns, as `aes score` writes them: `class` (1 = lowest), `p_1` … `p_K`, `face_index`, `error`.
-    Raises AesError for a file without usable scores and for scores that are not numbers (with the line).
+    Optional columns, as `aes score` writes them: `class` (1 = lowest; 0 in a file of another tool that counts so),
+    `p_1` … `p_K` (probabilities, or counts in all rows), `face_index`, `error`.
+    Raises AesError for a file without a header or without usable scores, where two columns could be the score, and
+    for scores, classes and probabilities that are none (with the line).
     """
     table = _read_rows(path)
     by_aes = {"path", "score", "class_prob", "error"} <= set(table.columns)
+    if image_column is None and score_column is None:
+        _refuse_data_as_header(table)
     image = table.column(image_column) if image_column else guess_image_column(table)
-    score = table.column(score_column) if score_column else guess_score_column(table, image)
+    score = table.column(score_column) if score_column else _guess_score(table, image)
     names = {column.casefold(): column for column in table.columns}
     p_columns: list[str] = []
     while (name := names.get(f"p_{len(p_columns) + 1}")) is not None:
         p_columns.append(name)
     rows = []
-    for line, cells in table.rows:
+    given = [[optional_number(cells[column]) for column in p_columns] for _, cells in table.rows]
+    counted = p_columns and _are_counts(given)
+    for (line, cells), probabilities in zip(table.rows, given, strict=True):
+        where = f"{path}:{line}: {cells[image]}"
         error = cells.get(names.get("error", ""), "")
         text = cells[score].replace(",", ".") if table.delimiter != "," else cells[score]
         value = optional_number(text)
         if value is None and text and not error:
-            raise AesError(f"{path}:{line}: {cells[image]}: '{text}' is not a score")
-        probabilities = [optional_number(cells[column]) for column in p_columns]
-        if value is not None and p_columns and (why := _no_distribution(probabilities)):
-            raise AesError(f"{path}:{line}: {cells[image]}: {why}")
+            raise AesError(f"{where}: '{text}' is not a score")
+        if value is not None and p_columns:
+            if counted and sum(probabilities):
+                probabilities = [count / sum(probabilities) for count in probabilities]
+            if why := _no_distribution(probabilities):
+                raise AesError(f"{where}: {why}")
         index, best = (optional_number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
         if best is not None and (best < 0 or best != int(best)):
+            raise AesError(f"{where}: class {best:g} is not a whole number from 0 or 1 on")
+        if best is not None and p_columns and best > len(p_columns):
             raise AesError(
-                f"{path}:{line}: {cells[image]}: class {best:g} is not a whole number from 0 or 1 on"
+                f"{where}: class {best:g}, and there are {len(p_columns)} (p_1 to p_{len(p_columns)})"
             )
         rows.append(
             PredictedRow(
@@ -154,8 +184,36 @@ def read_predictions(
     if not any(row.score is not None for row in rows):
         raise AesError(f"{path} holds no scores (column '{score}')")
     notes = [f"predictions read from columns '{image}' and '{score}'"] if not by_aes else []
-    rows = _count_classes_from_zero(rows, 1 if by_aes else _first_class(rows, notes))
-    return PredictedRows(str(path), rows, scale or (SCORE_SCALE if by_aes else None), notes)
+    if counted:
+        notes.append(f"p_1 to p_{len(p_columns)} hold counts: each is divided by its row's sum")
+    first = 1 if by_aes else _first_class(rows, str(path), notes)
+    rows = rows if first is None else _count_classes_from_zero(rows, first)
+    declared = scale or (SCORE_SCALE if by_aes else None)
+    return PredictedRows(str(path), rows, declared, notes, unsettled=first is None)
+
+
+def settle_classes(predicted: PredictedRows, cuts: Sequence[float]) -> PredictedRows:
+    """The predictions with classes that count from 0: of both readings the one that the scores' own classes share.
+
+    cuts: class boundaries on the predictions' scale. Raises AesError where the scores agree with neither.
+    """
+    if not predicted.unsettled:
+        return predicted
+    from aescli.data.labels import score_to_class
+
+    known = [row for row in predicted.rows if row.best_class is not None and row.score is not None]
+    classes = score_to_class([row.score for row in known], cuts).tolist()
+    above = Counter(row.best_class - k for row, k in zip(known, classes, strict=True))
+    if above[0] == above[1] or 2 * max(above[0], above[1]) < len(known):
+        raise _undecidable(predicted.source, above, len(known), "the scores' own classes")
+    first = int(above[1] > above[0])
+    told = f"so {above[first]} of {len(known)} classes are those of the scores"
+    return replace(
+        predicted,
+        rows=_count_classes_from_zero(predicted.rows, first),
+        notes=[*predicted.notes, f"the column 'class' counts from {first}: {told}"],
+        unsettled=False,
+    )
 
 
 def join(predicted: PredictedRows, dataset: Dataset) -> Joined:
@@ -254,24 +312,72 @@ def _no_distribution(p: Sequence[float | None]) -> str:
     return ""
 
 
-def _first_class(rows: Sequence[PredictedRow], notes: list[str]) -> int:
-    """Whether a file's classes count from 0 or 1: a class 0 tells, else what the probabilities or scores say."""
+def _are_counts(rows: Sequence[Sequence[float | None]]) -> bool:
+    """Whether whole numbers from 0 on stand in all rows, and more than one of them in some row."""
+    known = [row for row in rows if None not in row]
+    whole = all(value >= 0 and value == int(value) for row in known for value in row)
+    return bool(known) and whole and any(sum(row) > 1 for row in known)
+
+
+def _first_class(rows: Sequence[PredictedRow], source: str, notes: list[str]) -> int | None:
+    """Whether a file's classes count from 0 or 1: a class 0 or K tells, else the probabilities.
+
+    None without either: then `settle_classes` tells. Raises AesError where the probabilities agree with neither.
+    """
     known = [row for row in rows if row.best_class is not None and row.score is not None]
     if not known:
         return 1
     if any(row.best_class == 0 for row in known):
         first, why = 0, "it has a class 0"
-    elif known[0].probabilities:
+    elif not known[0].probabilities:
+        return None
+    elif any(row.best_class == len(row.probabilities) for row in known):
+        first, why = 1, f"it has a class {len(known[0].probabilities)}"
+    else:
         likeliest = [max(range(len(row.probabilities)), key=row.probabilities.__getitem__) for row in known]
         above = Counter(row.best_class - k for row, k in zip(known, likeliest, strict=True))
-        first, why = int(above[1] >= above[0]), "as most likely classes do"
-    else:
-        # On a scale of classes a score lies half a class around its own; classes from 0 lie a whole one lower.
-        above = median(row.score - row.best_class for row in known)
-        first = 0 if 0.75 <= above <= 1.25 else 1
-        why = "scores lie a whole class above it" if not first else "nothing says that it counts from 0"
+        if above[0] == above[1]:
+            raise _undecidable(source, above, len(known), "the most likely classes")
+        first = int(above[1] > above[0])
+        why = f"so {above[first]} of {len(known)} are the most likely classes"
     notes.append(f"the column 'class' counts from {first}: {why}")
     return first
+
+
+def _undecidable(source: str, above: Counter[int], n: int, what: str) -> AesError:
+    return AesError(
+        f"{source}: whether the column 'class' counts from 0 or from 1 cannot be told ({what} agree with {above[0]} "
+        f"and {above[1]} of {n}); rename the column, so that classes come from the probabilities or scores"
+    )
+
+
+def _refuse_data_as_header(table: Table) -> None:
+    names = table.columns
+    if any(map(looks_like_image, names)) or all(optional_number(name) is not None for name in names):
+        raise AesError(
+            f"{table.source}: the first row ({', '.join(names[:3])}) holds no column names; put a line such as "
+            "image,score before it"
+        )
+
+
+def _guess_score(table: Table, image: str) -> str:
+    """The score column; one called a prediction before others. Raises AesError where two could be meant."""
+    folded = {column.casefold(): column for column in table.columns if column != image}
+    predicted, scores = (
+        [folded[n] for n in names if n in folded] for names in (_PREDICTION_NAMES, SCORE_NAMES)
+    )
+    if len(predicted) > 1 or (predicted and scores):
+        both = " and ".join(f"'{name}'" for name in (*scores, *predicted)[:3])
+        raise AesError(
+            f"{table.source}: the columns {both} could all be the score; name it with --prediction-columns "
+            f"{image},{predicted[0]}"
+        )
+    if predicted:
+        return predicted[0]
+    distribution = [
+        column for name, column in folded.items() if re.fullmatch(r"p_\d+|class|face_index", name)
+    ]
+    return guess_score_column(table, image, distribution, option="--prediction-columns IMAGE,SCORE")
 
 
 def _count_classes_from_zero(rows: list[PredictedRow], first: int) -> list[PredictedRow]:

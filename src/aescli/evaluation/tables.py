@@ -31,6 +31,7 @@ MEANING = {
 }
 _IN_GROUPS = ("ACC", "F1", "AP", "PLCC", "SRCC", "KRCC", "MAE", "RMSE", "R2", "EMD")
 _GROUP_WIDTH = 118
+_CORRELATIONS = ("PLCC", "SRCC", "KRCC")
 
 
 def as_json(evaluation: Evaluation) -> str:
@@ -75,11 +76,10 @@ def as_table(evaluation: Evaluation) -> str:
     for subset in evaluation.subsets:
         table.add_column(f"{subset.name} (n = {subset.n})", justify="right", no_wrap=True)
     table.add_column("")
-    names = [name for name in evaluation.subsets[0].metrics if not _nowhere(name, evaluation.subsets)]
-    for name in names:
+    for name in shown_metrics(evaluation):
         cells = [_with_interval(subset.metrics[name]) for subset in evaluation.subsets]
         table.add_row(LABELS.get(name, name), *cells, meaning(name, evaluation))
-    parts = [_text(table, _GROUP_WIDTH)]
+    parts = [_text(table, _GROUP_WIDTH) + "".join(f"– {line}\n" for line in undefined(evaluation))]
     if evaluation.train is not None:
         parts.append(_text(_gap_table(evaluation), _GROUP_WIDTH))
     if evaluation.comparison is not None:
@@ -96,6 +96,37 @@ def meaning(name: str, evaluation: Evaluation) -> str:
     return MEANING.get(name, "")
 
 
+def shown_metrics(evaluation: Evaluation) -> list[str]:
+    """The main table's rows: all that these predictions could have; one that is not defined is there as "–"."""
+    without = ("AP", "AP_macro") if evaluation.main.data.probabilities is None else ()
+    return [name for name in evaluation.main.metrics if name not in without]
+
+
+def undefined(evaluation: Evaluation) -> list[str]:
+    """Why metrics of the main subset are not defined, a line for each reason."""
+    main = evaluation.main
+    missing = [name for name in shown_metrics(evaluation) if math.isnan(main.metrics[name].value)]
+    reasons: dict[str, list[str]] = {}
+    for name in missing:
+        reasons.setdefault(_reason(name, main), []).append(LABELS.get(name, name))
+    return [f"{', '.join(names)}: not defined, because {why}" for why, names in reasons.items()]
+
+
+def _reason(name: str, subset: Subset) -> str:
+    if subset.n < 2:
+        return "there is one image only"
+    if len(set(subset.data.true.tolist())) == 1:
+        return "all labels are equal"
+    if name in _CORRELATIONS and len(set(subset.data.pred.tolist())) == 1:
+        return "all predictions are equal"
+    return "these images do not allow it"
+
+
+def minus(text: str) -> str:
+    """A number's text with the sign − in place of the hyphen."""
+    return text.replace("-", "−")
+
+
 def _gap_table(evaluation: Evaluation):
     from rich import box
     from rich.table import Table
@@ -107,7 +138,7 @@ def _gap_table(evaluation: Evaluation):
         table.add_column(title, justify="right", no_wrap=True)
     for name, gap in evaluation.gap.items():
         if not math.isnan(gap.value):
-            values = f"{train.metrics[name].value:.4f}", f"{main.metrics[name].value:.4f}"
+            values = [minus(f"{part.metrics[name].value:.4f}") for part in (train, main)]
             table.add_row(LABELS.get(name, name), *values, _with_interval(gap))
     return table
 
@@ -124,10 +155,11 @@ def _comparison_table(evaluation: Evaluation):
     for name, d in other.differences.items():
         if not math.isnan(d.value):
             p = "–" if math.isnan(d.p) else f"{d.p:.4f}"
-            table.add_row(LABELS.get(name, name), f"{d.first:.4f}", f"{d.second:.4f}", _with_interval(d), p)
+            sides = [minus(f"{value:.4f}") for value in (d.first, d.second)]
+            table.add_row(LABELS.get(name, name), *sides, _with_interval(d), p)
     table.caption = f"against {other.against}; p of a paired permutation test"
     if other.delta_m is not None:
-        table.caption += f"; ΔM {other.delta_m:+.2f} % with it as the single-task reference"
+        table.caption += f"; ΔM {minus(f'{other.delta_m:+.2f}')} % with it as the single-task reference"
     table.caption_justify = "left"
     return table
 
@@ -157,8 +189,8 @@ def _with_interval(estimate: Estimate | Difference) -> str:
     if math.isnan(estimate.value):
         return "–"
     if math.isnan(estimate.low):
-        return f"{estimate.value:.4f}"
-    return f"{estimate.value:.4f}  [{estimate.low:.4f}, {estimate.high:.4f}]"
+        return minus(f"{estimate.value:.4f}")
+    return minus(f"{estimate.value:.4f}  [{estimate.low:.4f}, {estimate.high:.4f}]")
 
 
 def _two_lines(estimate: Estimate) -> str:
@@ -166,7 +198,7 @@ def _two_lines(estimate: Estimate) -> str:
         return "–"
     dash = "–" if estimate.low >= 0 else "…"  # a dash beside a minus sign is hard to read
     interval = "" if math.isnan(estimate.low) else f"\n{_short(estimate.low)}{dash}{_short(estimate.high)}"
-    return f"{estimate.value:.3f}{interval}"
+    return minus(f"{estimate.value:.3f}{interval}")
 
 
 def _short(value: float) -> str:

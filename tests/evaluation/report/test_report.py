@@ -172,6 +172,16 @@ def test_the_same_evaluation_gives_the_same_files(result, tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
+def test_the_page_says_how_it_was_made_and_greys_what_few_images_say(result, folder):
+    html = (folder / PAGE).read_text()
+    assert "Labels: labels.csv; chosen images; 100 resamples, seed 0; aescli " in html
+    assert result.provenance == json.loads((folder / METRICS).read_text())["provenance"]
+    few = sum(category.n < 10 for category in result.categories)
+    assert 0 < few < len(result.categories)
+    assert html.count('<tr class="faint">') == few
+    assert not re.search(r"<td>[^<]*-\d", html), "minus signs, not hyphens"
+
+
 def test_extremes_are_the_extremes():
     pred = np.array([3.0, 1.0, 5.0, 2.0, 4.0])
     true = np.array([3.0, 4.0, 5.0, 2.5, 4.0])
@@ -284,9 +294,30 @@ def test_few_images_and_constant_predictions_make_a_report_too(tmp_path, count):
     constant = PredictedRows("constant", [PredictedRow(f"{i}.jpg", 3.0) for i in range(count)], (1.0, 5.0))
     result = evaluate(constant, dataset, group_by="where", resamples=20)
     page = write_report(result, tmp_path / "out", repeats=[])
+    why = "there is one image only" if count == 1 else "all predictions are equal"
+    assert f"not defined, because {why}" in page.read_text()
     write_report(result, tmp_path / "again", repeats=[tmp_path / "out"])
     assert (
         "nan"
         not in page.read_text().replace("-nan", "").lower().split("<body>")[1].split('class="figures"')[0]
     )
     assert (tmp_path / "again" / "repeats.png").is_file()
+
+
+def test_a_report_is_written_whole_or_not_at_all(result, folder, tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    shutil.copytree(folder, out)
+    assert (out / "experts.png").is_file()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("aescli.evaluation.report.page.render", lambda *parts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_report(result, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    write_report(result, out)
+    assert not (out / "experts.png").exists(), "figures of an earlier report do not stay"
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(AesError, match=r"holds thesis\.tex, which is of no report"):
+        write_report(result, out)
+    assert (out / "thesis.tex").exists()

@@ -19,7 +19,7 @@ _IMAGE_NAMES = (
     "image", "path", "file", "filename", "file_name", "image_path", "imagepath", "img", "img_path",
     "imagename", "image_name", "name", "image_id", "imageid", "photo", "picture", "id",
 )  # fmt: skip
-_SCORE_NAMES = (
+SCORE_NAMES = (
     "score", "mos", "mean", "mean_score", "score_mean", "average", "avg", "rating", "mean_rating",
     "aesthetic_score", "aestheticscore_mean", "aesthetic", "beauty", "attractiveness label", "attractiveness",
     "label", "target", "y",
@@ -114,14 +114,15 @@ def _narrowest(scales: Sequence[Scale], low: float, high: float) -> Scale:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _looks_like_image(cell: str) -> bool:
+def looks_like_image(cell: str) -> bool:
+    """Whether a cell ends as the name of an image file does."""
     return os.path.splitext(cell)[1].lower() in known_suffixes()
 
 
 def _names_columns(cells: Sequence[str]) -> bool:
     """A first row that holds an image and a number is data, not names."""
     numbers = sum(optional_number(cell) is not None for cell in cells)
-    return not (numbers and any(_looks_like_image(cell) for cell in cells))
+    return not (numbers and any(looks_like_image(cell) for cell in cells))
 
 
 def guess_image_column(table: Table) -> str:
@@ -132,7 +133,7 @@ def guess_image_column(table: Table) -> str:
     likely = [
         column
         for column in (*named, *table.columns)
-        if cells and sum(_looks_like_image(row[column]) for row in cells) > len(cells) / 2
+        if cells and sum(looks_like_image(row[column]) for row in cells) > len(cells) / 2
     ]
     if likely or named:
         return (likely or named)[0]
@@ -142,10 +143,12 @@ def guess_image_column(table: Table) -> str:
     )
 
 
-def guess_score_column(table: Table, image: str, distribution: Sequence[str] = ()) -> str:
+def guess_score_column(
+    table: Table, image: str, distribution: Sequence[str] = (), option: str = "--score-column"
+) -> str:
     """The score column by its name, else the only numeric one. Raises AesError where several could be."""
     folded = {column.casefold(): column for column in table.columns}
-    for name in _SCORE_NAMES:
+    for name in SCORE_NAMES:
         if name in folded and folded[name] != image:
             return folded[name]
     comma = table.delimiter != ","
@@ -160,7 +163,7 @@ def guess_score_column(table: Table, image: str, distribution: Sequence[str] = (
     if len(numeric) == 1:
         return numeric[0]
     found = f"several columns hold numbers ({', '.join(numeric)})" if numeric else "no column holds numbers"
-    raise AesError(f"{table.source}: {found}; name the score column with --score-column")
+    raise AesError(f"{table.source}: {found}; name the score column with {option}")
 
 
 def _distribution_columns(table: Table) -> list[str]:

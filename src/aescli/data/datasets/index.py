@@ -48,20 +48,26 @@ class NameIndex:
 
     def expect(self, names: Iterable[str]) -> None:
         """Tell in advance what will be looked for: a file name that two of them share identifies nothing."""
-        self._expected.update(_base(name) for name in {normal_name(name) for name in names})
+        bases = [_base(name) for name in {normal_name(name) for name in names}]
+        self._expected.update(bases)
+        self._expected.update(stem for stem in map(_stem, bases) if stem)
 
     def find(self, spellings: Sequence[str]) -> tuple[str | None, str]:
         """(name, "") for the first spelling that exactly one name answers to, else (None, why not)."""
         why = ""
         for spelling in spellings:
-            hits = self._candidates(normal_name(spelling))
+            name = normal_name(spelling)
+            # What has no suffix may be spelt so: an index of stems.
+            hits = (
+                self._candidates(name) or ((stem := _stem(name)) and self._candidates(stem, exact=True)) or []
+            )
             if len(hits) == 1:
                 return hits[0], ""
             if len(hits) > 1:
                 why = f"{len(hits)} have this name ({', '.join(hits[:3])})"
         return None, why or self.NOTHING
 
-    def _candidates(self, name: str) -> list[str]:
+    def _candidates(self, name: str, exact: bool = False) -> list[str]:
         # 1. The name itself, then without its leading folders: the index may start deeper than the label.
         parts = [part for part in name.split("/") if part]
         if name in self._exact:
@@ -76,7 +82,7 @@ class NameIndex:
                 return self._folded[tail.casefold()]
         base = _base(name)
         hits = self._by_base.get(base, [])
-        if not hits and os.path.splitext(base)[1] not in known_suffixes():
+        if not hits and not exact and os.path.splitext(base)[1] not in known_suffixes():
             hits = self._by_stem.get(base, [])
         # 2. The index may start higher: names that end with the label's.
         if len(parts) > 1:
@@ -119,3 +125,9 @@ class ImageIndex:
 
 def _base(name: str) -> str:
     return name.rsplit("/", 1)[-1].casefold()
+
+
+def _stem(name: str) -> str:
+    """The name without the suffix of an image file; "" where it has none."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in known_suffixes() else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aescli.errors import AesError
 from aescli.evaluation.evaluate import Evaluation, Subset
+from aescli.folders import unwritable, whole_folder
 
 if TYPE_CHECKING:
     from aescli.evaluation.report.heatmaps import FrequencyMaps
@@ -24,16 +26,39 @@ PAGE, METRICS, PREDICTIONS = "index.html", "metrics.json", "predictions.csv"
 HEATMAP_IMAGES = 4
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder, before anything slow is done. Raises AesError where that, or matplotlib, is not possible."""
+def prepare(folder: Path, repeats: Sequence[Path] = ()) -> None:
+    """Say what would keep the report from being written, before anything slow is done; makes nothing.
+
+    Raises AesError without matplotlib, for a folder that cannot be made or holds other things than an earlier report,
+    and for a repeat that holds no metrics.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise AesError("--report needs matplotlib: pip install 'aescli[report]'") from None
+    where = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not where.is_dir() or not os.access(where, os.W_OK | os.X_OK):
+        why = "no folder" if not where.is_dir() else "not writable"
+        raise AesError(f"--report {folder}: cannot be made: {where} is {why}; give another folder")
+    if where == folder.absolute():
+        ours = {PAGE, METRICS, PREDICTIONS, *(f"{name}.{end}" for name in _FIGURES for end in ("png", "svg"))}
+        held = sorted(path.name for path in folder.iterdir())
+        other = [name for name in held if name not in ours]
+        if other or (held and not _is_report(folder)):
+            raise AesError(
+                f"--report {folder}: holds {(other or held)[0]}, which is of no report of aes eval, and a report "
+                "replaces its folder; give another one"
+            )
+    for repeat in repeats:
+        _read_repeat(repeat)
+
+
+def _is_report(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AesError(f"--report {folder}: cannot be made: {error.strerror}; give another folder") from None
+        _read_repeat(folder)
+    except AesError:
+        return False
+    return True
 
 
 def expert_counter(model: str | None, task: str) -> ExpertCounter | None:
@@ -56,21 +81,35 @@ def write_report(
     repeats: Sequence[Path] = (),
     note: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write everything under `folder` and return the page's path.
+    """Write everything under `folder`, whole or not at all, and return the page's path.
 
     model: the checkpoint that made the predictions, for the frequency heat maps; None = leave them out. faces: as
     it was scored. utilisation: task → use of the experts. repeats: report folders of other folds or repeats of the
     same measurement, for the box plots. note: gets a line for whatever had to be left out.
     Raises AesError for a repeat that holds no metrics.
     """
-    from aescli.evaluation.report import page, style
-
-    prepare(folder)
+    prepare(folder, repeats)
     utilisation = utilisation or {}
     spread = _over_repeats(evaluation, repeats)
-    for name in _FIGURES:  # an earlier report may have had more of them
-        for suffix in ("png", "svg"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    try:
+        with whole_folder(folder) as staging:
+            _write_all(evaluation, staging, model, faces, utilisation, spread, note)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return folder / PAGE
+
+
+def _write_all(
+    evaluation: Evaluation,
+    folder: Path,
+    model: str | None,
+    faces: str,
+    utilisation: Mapping[str, Utilisation],
+    spread: Mapping[str, Sequence[float | None]],
+    note: Callable[[str], None],
+) -> None:
+    from aescli.evaluation.report import page, style
+
     with style.styled():
         pictures = _pictures(evaluation, folder, utilisation, spread)
         maps, more = _heatmaps(evaluation, folder, model, faces, note)
@@ -86,7 +125,6 @@ def write_report(
     _write_predictions(evaluation, folder / PREDICTIONS)
     html = page.render(evaluation, pictures + more, _thumbnails(evaluation, note))
     (folder / PAGE).write_text(html, encoding="utf-8")
-    return folder / PAGE
 
 
 _FIGURES = {
@@ -249,15 +287,19 @@ def _over_repeats(evaluation: Evaluation, folders: Sequence[Path]) -> dict[str, 
     if not folders:
         return {}
     tables = [{name: e.value for name, e in evaluation.main.metrics.items()}]
-    for folder in folders:
-        path = folder / METRICS if folder.is_dir() else folder
-        try:
-            subset = json.loads(path.read_text(encoding="utf-8"))["subsets"][0]
-            tables.append({name: e["value"] for name, e in subset["metrics"].items()})
-        except (OSError, ValueError, KeyError, IndexError, TypeError):
-            raise AesError(f"--repeat {folder}: holds no {METRICS} of an aes eval report") from None
+    tables += map(_read_repeat, folders)
     names = [name for name in tables[0] if all(name in table for table in tables)]
     return {name: [None if _missing(t[name]) else t[name] for t in tables] for name in names}
+
+
+def _read_repeat(folder: Path) -> dict[str, float | None]:
+    """metric → value, of the report in `folder` or of its metrics.json. Raises AesError where there is none."""
+    path = folder / METRICS if folder.is_dir() else folder
+    try:
+        subset = json.loads(path.read_text(encoding="utf-8"))["subsets"][0]
+        return {name: e["value"] for name, e in subset["metrics"].items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise AesError(f"--repeat {folder}: holds no {METRICS} of an aes eval report") from None
 
 
 def _missing(value: float | None) -> bool:

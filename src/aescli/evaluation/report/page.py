@@ -6,18 +6,19 @@ Knows an `Evaluation` and finished pictures; knows nothing about how they were d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from aescli.evaluation.estimates import Estimate
 from aescli.evaluation.evaluate import TRAINING, Evaluation
 from aescli.evaluation.report.gallery import Thumbnail
-from aescli.evaluation.tables import LABELS, meaning
+from aescli.evaluation.tables import LABELS, meaning, minus, shown_metrics, undefined
 
 _HEADLINE = ("PLCC", "SRCC", "MAE", "RMSE", "ACC", "EMD")
 _IN_GROUPS = ("ACC", "F1", "PLCC", "SRCC", "MAE", "RMSE", "R2")
 _IN_CATEGORIES = ("PLCC", "SRCC", "KRCC", "MAE", "RMSE")
+_FEW = 10  # images; a category's figures say little below that
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +72,30 @@ def _headline(evaluation: Evaluation) -> str:
     main = evaluation.main
     cards = "".join(
         f'<div class="card"><div class="name">{escape(LABELS.get(name, name))}</div>'
-        f'<div class="value">{main.metrics[name].value:.3f}</div>'
+        f'<div class="value">{minus(f"{main.metrics[name].value:.3f}")}</div>'
         f'<div class="range">{_range(main.metrics[name], 3)}</div></div>'
         for name in _HEADLINE
         if name in main.metrics and not math.isnan(main.metrics[name].value)
     )
     low, high = evaluation.scale
     what = "images that the model was trained on" if main.name == TRAINING else "images"
+    brackets = "; in brackets 95 % bootstrap intervals" if evaluation.provenance.get("resamples", 1) else ""
     return (
         f"<header><h1>{escape(evaluation.dataset.name)}</h1>"
         f'<p class="muted">{main.n} {what}, predictions of <b>{escape(evaluation.predictions)}</b>, '
-        f"scores {low:g}–{high:g}; in brackets 95 % bootstrap intervals</p></header>"
+        f"scores {low:g}–{high:g}{brackets}</p>"
+        f'<p class="muted">{escape(_provenance(evaluation))}</p></header>'
         f'<div class="cards">{cards}</div>'
     )
+
+
+def _provenance(evaluation: Evaluation) -> str:
+    made = evaluation.provenance
+    parts = [f"Labels: {evaluation.dataset.notes.source.name}"]
+    if made:
+        parts += [made["part"], f"{made['resamples']:,} resamples, seed {made['seed']}"]
+        parts += [f"aescli {made['version']}", made["date"]]
+    return "; ".join(parts) + "."
 
 
 def _remarks(evaluation: Evaluation) -> str:
@@ -102,10 +114,15 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already; the first column is text, the others are numbers."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], faint: Collection[int] = ()) -> str:
+    """Cells are HTML already; the first column is text, the others are numbers. faint: rows that say little."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        ('<tr class="faint">' if number in faint else "<tr>")
+        + "".join(f"<td>{cell}</td>" for cell in row)
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -113,10 +130,10 @@ def _metrics(evaluation: Evaluation) -> str:
     head = ["metric", *(f"{escape(s.name)} (n = {s.n})" for s in evaluation.subsets)]
     rows = [
         [_name(name, evaluation), *(_cell(s.metrics.get(name)) for s in evaluation.subsets)]
-        for name in evaluation.main.metrics
-        if any(name in s.metrics and not math.isnan(s.metrics[name].value) for s in evaluation.subsets)
+        for name in shown_metrics(evaluation)
     ]
-    return _table(head, rows)
+    why = "".join(f'<p class="muted">– {escape(line)}.</p>' for line in undefined(evaluation))
+    return _table(head, rows) + why
 
 
 def _gap(evaluation: Evaluation) -> str:
@@ -139,13 +156,13 @@ def _comparison(evaluation: Evaluation) -> str:
     if other is None:
         return ""
     rows = [
-        [_name(name, evaluation), f"{d.first:.4f}", f"{d.second:.4f}", _cell(d), _number(d.p)]
+        [_name(name, evaluation), _number(d.first), _number(d.second), _cell(d), _number(d.p)]
         for name, d in other.differences.items()
         if not math.isnan(d.value)
     ]
     text = f"Against {escape(other.against)} on the same {other.n} images; p of a paired permutation test."
     if other.delta_m is not None:
-        text += f" ΔM {other.delta_m:+.2f} % with it as the single-task reference."
+        text += f" ΔM {minus(f'{other.delta_m:+.2f}')} % with it as the single-task reference."
     return _table(["metric", "this", "against", "difference", "p"], rows) + f'<p class="muted">{text}</p>'
 
 
@@ -171,16 +188,17 @@ def _categories(evaluation: Evaluation) -> str:
             f"{c.low:g}–{c.high:g}",
             f"{c.n}",
             f"{100 * c.share:.1f} %",
-            f"{c.bias:+.3f}",
+            minus(f"{c.bias:+.3f}"),
             *(_cell(c.metrics.get(name), short=True) for name in _IN_CATEGORIES),
         ]
         for c in evaluation.categories
     ]
     note = (
         '<p class="muted">By true score. Inside a narrow range correlations are lower than over all images; '
-        "bias is the mean of prediction − truth.</p>"
+        f"bias is the mean of prediction − truth. Grey: fewer than {_FEW} images.</p>"
     )
-    return _table(["true score", "n", "share", "bias", *_IN_CATEGORIES], rows) + note if rows else ""
+    few = {number for number, c in enumerate(evaluation.categories) if c.n < _FEW}
+    return _table(["true score", "n", "share", "bias", *_IN_CATEGORIES], rows, few) + note if rows else ""
 
 
 def _figure(picture: Picture) -> str:
@@ -217,7 +235,7 @@ def _cell(estimate: Estimate | None, short: bool = False) -> str:
     digits = 3 if short else 4
     between = "<br>" if short else " "
     interval = _range(estimate, 2 if short else digits)
-    return f"{estimate.value:.{digits}f}" + (
+    return minus(f"{estimate.value:.{digits}f}") + (
         f'{between}<span class="muted range">{interval}</span>' if interval else ""
     )
 
@@ -225,19 +243,19 @@ def _cell(estimate: Estimate | None, short: bool = False) -> str:
 def _range(estimate: Estimate, digits: int) -> str:
     if math.isnan(estimate.low):
         return ""
-    return f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return minus(f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]")
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    return "–" if math.isnan(value) else minus(f"{value:.4f}")
 
 
 _CSS = """
 :root { --ink: #1c2129; --muted: #5b6574; --grid: #dfe4ec; --paper: #ffffff; --train: #3f7fe0; --test: #e07b1f;
-  --accent: #2a9d84; --wash: #8fb6f2; --page: #f5f7fa; }
+  --accent: #2a9d84; --wash: #8fb6f2; --page: #f5f7fa; --shade: #5b657455; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --muted: #a3adbb; --grid: #333b47; --paper: #1a1f27; --train: #6ca2f5; --test: #f09a48;
-    --accent: #4fc0a6; --wash: #2f62b3; --page: #11151b; }
+    --accent: #4fc0a6; --wash: #2f62b3; --page: #11151b; --shade: #000000aa; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
@@ -255,8 +273,14 @@ section { background: var(--paper); border: 1px solid var(--grid); border-radius
 .card .value { font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .card .range { color: var(--muted); font-size: 0.85em; font-variant-numeric: tabular-nums; }
 .notes { margin: 0; padding-left: 1.2em; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92em; }
+/* A shadow at the side where a table goes on: two covers scroll with it, two shadows stay. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) left / 36px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 36px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 14px 100% no-repeat scroll; }
+.faint td { color: var(--muted); }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92em; }
 th, td { text-align: right; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--grid); white-space: nowrap;
   vertical-align: top; }
 th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
