@@ -258,7 +258,7 @@ def test_groups_need_labels_that_name_them(faces, tmp_path):
 
 
 def test_an_impossible_fold_is_refused_before_anything_runs(faces, tmp_path):
-    with pytest.raises(UsageError, match="--fold 9: the folds of scut-fbp5500 are 1 to 5"):
+    with pytest.raises(UsageError, match="--folds 9: the folds of scut-fbp5500 are 1 to 5"):
         _run(FEW, _settings(faces, tmp_path / "run", folds=(1, 9)))
     assert not (tmp_path / "run").exists()
 
