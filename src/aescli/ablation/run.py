@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from aescli import __version__
 from aescli.ablation.categories import as_csv as categories_csv
@@ -66,31 +65,12 @@ def study_presets(study: Study, spec: str, changes: Sequence[str], sets: int) ->
     }
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves out the drawing of first weights, which takes most of the time of building a model."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in (
-            "uniform_",
-            "normal_",
-            "erfinv_",
-            "kaiming_uniform_",
-            "kaiming_normal_",
-            "xavier_uniform_",
-        ):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def parameter_count(preset: Preset) -> int:
     """Parameters of the preset's model; no weights are read or fetched."""
     model = replace(preset.model, encoder=preset.model.encoder.without_weights())
     if getattr(model, "text", None) is not None:
         model = replace(model, text=replace(model.text, pretrained=False))
-    with _NoDraws():
-        built = build_model({"architecture": preset.architecture, "model": asdict(model)})
+    built = build_model({"architecture": preset.architecture, "model": asdict(model)})
     return sum(p.numel() for p in built.parameters())
 
 
