@@ -11,3 +11,8 @@ class AesError(Exception):
 
 class UsageError(AesError):
     """The command was called in a way that cannot work (exit status 2)."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,6 +1,7 @@
 """Folders and files that appear whole or not at all. Knows nothing about what they hold."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,12 +46,17 @@ def _replace(folder: Path, staging: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def staging_beside(path: Path) -> Path:
+    """A hidden name in the same folder for what will take `path`'s place; short, as `path`'s may have no room left."""
+    return path.with_name(f".aes-{secrets.token_hex(8)}")
+
+
 def write_whole(files: Mapping[Path, str]) -> None:
     """Write UTF-8 text files, line ends as given, each of which is either the old or the new one.
 
     None gets its name before all are complete. Raises AesError that names the file where one cannot be written.
     """
-    staged = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    staged = {path: staging_beside(path) for path in files}
     path = None
     try:
         for path, text in files.items():

@@ -16,10 +16,11 @@ from aescli.data.hashing import content_hash, perceptual_hash
 from aescli.data.images import load_image
 from aescli.errors import AesError, UsageError
 from aescli.evaluation import tables
+from aescli.evaluation.class_columns import settle_classes
 from aescli.evaluation.evaluate import evaluate
 from aescli.evaluation.metrics import regression_metrics
 from aescli.evaluation.overlap import Overlap, find_overlap, parse_hashes
-from aescli.evaluation.predictions import PredictedRow, PredictedRows, join, read_predictions, settle_classes
+from aescli.evaluation.predictions import PredictedRow, PredictedRows, join, read_predictions
 
 
 def labels(folder: Path, rows: list[str], header: str = "image,score,place") -> Path:

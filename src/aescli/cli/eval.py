@@ -265,11 +265,7 @@ def evaluate(
         group_by=group_by,
         resamples=resamples,
         seed=seed,
-        part=""
-        if fold is None and split is None
-        else f"split {Path(split).name}"
-        if fold is None
-        else f"fold {fold}",
+        part=f"fold {fold}" if fold is not None else f"split {Path(split).name}" if split is not None else "",
     )
     if overlap is None:
         result.notes += overlaps.of_unknown_training(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from aescli.cli.common import ModelOption, QuietOption, Task, TaskOption, note
+from aescli.cli.common import ModelOption, QuietOption, Task, TaskOption, note, option
 from aescli.errors import AesError
 
 if TYPE_CHECKING:
     from aescli.export.run import Export
-
-_option = partial(typer.Option, show_default=False)
 
 
 class ExportFormat(StrEnum):
@@ -31,16 +26,16 @@ class Quantize(StrEnum):
 
 
 def export(
-    out: Annotated[Path, _option("--out", "-o", metavar="DIR", help="Folder of the export (no default).")],
+    out: Annotated[Path, option("--out", "-o", metavar="DIR", help="Folder of the export (no default).")],
     task: TaskOption = Task.fbp,
     model: ModelOption = None,
     format: Annotated[
         ExportFormat,
-        _option("--format", "-f", help="ONNX, a torch.export program, or bare weights (default: onnx)."),
+        option("--format", "-f", help="ONNX, a torch.export program, or bare weights (default: onnx)."),
     ] = ExportFormat.onnx,
     quantize: Annotated[
         Quantize,
-        _option(
+        option(
             "--quantize",
             help="fp16: weights at half size, arithmetic as before; int8: a quarter of the size and faster, for onnx, "
             "needs --images (default: none).",
@@ -48,7 +43,7 @@ def export(
     ] = Quantize.none,
     images: Annotated[
         list[str] | None,
-        _option(
+        option(
             "--images",
             metavar="PATH",
             help="Photos that the export is compared on, and int8 is calibrated on; a folder, file or @list.txt, may "
@@ -57,7 +52,7 @@ def export(
     ] = None,
     opset: Annotated[
         int | None,
-        _option("--opset", metavar="N", min=17, help="ONNX operator set (default: the exporter's own)."),
+        option("--opset", metavar="N", min=17, help="ONNX operator set (default: the exporter's own)."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -21,6 +21,7 @@ from aescli.cli.common import (
     WorkersOption,
     count,
     note,
+    option,
     progress,
 )
 from aescli.errors import AesError, UsageError
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from aescli.personalization.prior import TastePrior
     from aescli.scoring.predictor import Predictor
 
-_option = partial(typer.Option, show_default=False)
-
 
 class Select(StrEnum):
     all = "all"
@@ -44,26 +43,26 @@ class Select(StrEnum):
 def personalize(
     user: Annotated[
         str,
-        _option("--user", metavar="NAME|FILE.yaml", help="The profile, or its name in users/ (no default)."),
+        option("--user", metavar="NAME|FILE.yaml", help="The profile, or its name in users/ (no default)."),
     ],
     shots: Annotated[
         int | None,
-        _option("--shots", metavar="N", min=2, help="Ratings to learn from (default: all in the profile)."),
+        option("--shots", metavar="N", min=2, help="Ratings to learn from (default: all in the profile)."),
     ] = None,
     select: Annotated[
         Select | None,
-        _option(
+        option(
             "--select",
             help="Which ratings are the shots, where there are more: random, or informative, those that tell most "
             "(default: all, or random with --shots).",
         ),
     ] = None,
     seed: Annotated[
-        int, _option("--seed", metavar="N", min=0, help="Of a random selection (default: 0).")
+        int, option("--seed", metavar="N", min=0, help="Of a random selection (default: 0).")
     ] = 0,
     suggest: Annotated[
         int | None,
-        _option(
+        option(
             "--suggest",
             metavar="N",
             min=1,
@@ -73,7 +72,7 @@ def personalize(
     ] = None,
     images: Annotated[
         Path | None,
-        _option(
+        option(
             "--images",
             metavar="DIR",
             help="Where images are looked for after the profile's folder, and --suggest's photos (default: none).",
@@ -83,7 +82,7 @@ def personalize(
     model: ModelOption = None,
     out: Annotated[
         Path | None,
-        _option(
+        option(
             "--out",
             metavar="DIR",
             help="Folder of the personal model, or of --suggest's files (default: users/NAME; for --suggest the "
@@ -197,7 +196,7 @@ def _extract(predictor: Predictor, paths: list[str], *, workers: str, quiet: boo
     from aescli.runtime import available_cpus
     from aescli.scoring.prepare import Preparer
 
-    prepare = Preparer(predictor.preprocessing, "auto" if predictor.preprocessing.faces else "none")
+    prepare = Preparer(predictor.preprocessing)
     threads = min(count(workers, available_cpus()), max(1, predictor.concurrency))
     with progress("img", quiet=quiet, total=len(paths)) as step:
         return extract(paths, prepare, predictor, workers=threads, step=step)

@@ -6,13 +6,12 @@ It knows the command line. The protocol is `aescli.personalization`'s.
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aescli.cli.common import count, note, progress
+from aescli.cli.common import count, note, option, progress
 from aescli.errors import AesError, UsageError
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from aescli.personalization.protocol import Answer, Choose
     from aescli.personalization.results import Measured
     from aescli.scoring.predictor import Predictor
-
-# Help texts state their defaults in words.
-_option = partial(typer.Option, show_default=False)
 
 
 class Shots(StrEnum):
@@ -39,7 +35,7 @@ def _number_or_all(value: str | None) -> str | None:
 
 PersonalizedOption = Annotated[
     bool,
-    _option(
+    option(
         "--personalized",
         help="The papers' protocol on the individual ratings of PARA, FLICKR-AES or MEBeauty (--data: their file or "
         "folder): learn each user from a few and predict the others, beside the generic model (default: off).",
@@ -47,11 +43,11 @@ PersonalizedOption = Annotated[
 ]
 ShotsOption = Annotated[
     str | None,
-    _option("--shots", metavar="K,…", help="For --personalized: ratings to learn from (default: 10,100)."),
+    option("--shots", metavar="K,…", help="For --personalized: ratings to learn from (default: 10,100)."),
 ]
 UsersOption = Annotated[
     str | None,
-    _option(
+    option(
         "--users",
         metavar="N|all",
         callback=_number_or_all,
@@ -60,7 +56,7 @@ UsersOption = Annotated[
 ]
 TestsOption = Annotated[
     str | None,
-    _option(
+    option(
         "--tests",
         metavar="N|all",
         callback=_number_or_all,
@@ -69,18 +65,18 @@ TestsOption = Annotated[
 ]
 RepeatsOption = Annotated[
     int | None,
-    _option("--repeats", metavar="N", min=1, help="For --personalized: draws for each user (default: 10)."),
+    option("--repeats", metavar="N", min=1, help="For --personalized: draws for each user (default: 10)."),
 ]
 SelectOption = Annotated[
     Shots | None,
-    _option(
+    option(
         "--select",
         help="For --personalized: shots at random, or informative, those that tell most (default: random).",
     ),
 ]
 UserInfoOption = Annotated[
     Path | None,
-    _option(
+    option(
         "--user-info",
         metavar="FILE",
         help="For --personalized: PARA's table of its users (default: beside the ratings).",

@@ -240,7 +240,7 @@ def score(
     written = _comments(comments, predictor.reads_text, task, quiet=quiet)
     from aescli.scoring.gallery import Gallery
     from aescli.scoring.picks import Picks
-    from aescli.scoring.prepare import Preparer
+    from aescli.scoring.prepare import Preparer, face_mode
 
     layout = Layout(
         predictor.classes,
@@ -258,12 +258,7 @@ def score(
         options["--comments"] = comments
     if shard is not None:
         options["--shard"] = shard
-    if not predictor.preprocessing.faces:
-        if faces not in (Faces.auto, Faces.none):
-            raise UsageError(
-                f"--faces {faces.value}: this model scores whole images, not faces; leave it out"
-            )
-        faces = Faces.none
+    faces = Faces(face_mode(predictor.preprocessing, faces.value))
     if engine is Engine.ray:
         from aescli.scoring.ray_engine import Job, run_on_ray
 

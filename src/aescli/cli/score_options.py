@@ -6,13 +6,9 @@ It knows names and help texts. What they do is in `aescli.scoring`.
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from typing import Annotated
 
-import typer
-
-# Help texts state their defaults in words.
-_option = partial(typer.Option, show_default=False)
+from aescli.cli.common import option
 
 
 class Engine(StrEnum):
@@ -22,7 +18,7 @@ class Engine(StrEnum):
 
 CommentsOption = Annotated[
     str | None,
-    _option(
+    option(
         "--comments",
         metavar="FILE.csv",
         help="What people wrote about the images, for --task miaa: a table with the columns image and comment "
@@ -31,7 +27,7 @@ CommentsOption = Annotated[
 ]
 EngineOption = Annotated[
     Engine,
-    _option(
+    option(
         "--engine",
         help="local: this machine; ray: the Ray cluster of RAY_ADDRESS, or this machine; --out is then a folder of "
         "Parquet files (default: local).",
@@ -39,7 +35,7 @@ EngineOption = Annotated[
 ]
 UserOption = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--user",
         metavar="NAME|PATH|PATTERN",
         help="Also score as this person would, in a column score_NAME on their own scale: a name in users/, a "
@@ -48,7 +44,7 @@ UserOption = Annotated[
 ]
 GalleryOption = Annotated[
     str | None,
-    _option(
+    option(
         "--gallery",
         metavar="FILE.html",
         help="Also write a page of thumbnails to sort, filter and search offline; above 5000 rows several "
@@ -57,7 +53,7 @@ GalleryOption = Annotated[
 ]
 WhereOption = Annotated[
     str | None,
-    _option(
+    option(
         "--where",
         metavar="CONDITION",
         help="Only the rows that fulfil it, such as 'score >= 4 and class_prob > 0.5'; columns, numbers, "
@@ -66,7 +62,7 @@ WhereOption = Annotated[
 ]
 CopyToOption = Annotated[
     str | None,
-    _option(
+    option(
         "--copy-to",
         metavar="DIR",
         help="Copy the files of the rows (scored ones, or those of --where) into this folder; nothing there is "
@@ -75,11 +71,11 @@ CopyToOption = Annotated[
 ]
 LinkToOption = Annotated[
     str | None,
-    _option("--link-to", metavar="DIR", help="The same with symbolic links (default: none)."),
+    option("--link-to", metavar="DIR", help="The same with symbolic links (default: none)."),
 ]
 XmpOption = Annotated[
     bool,
-    _option(
+    option(
         "--xmp",
         help="Write a star rating beside each of these files, or beside its copy, as FILE.xmp; sidecars that "
         "others wrote or changed stay (default: off).",
@@ -87,7 +83,7 @@ XmpOption = Annotated[
 ]
 ShardOption = Annotated[
     str | None,
-    _option(
+    option(
         "--shard",
         metavar="K/N",
         help="Only the K-th of N parts, for the jobs of an array; parts are told by the path (default: all).",

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from aescli import __version__
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
+from aescli.evaluation.class_columns import settle_classes
 from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
-from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, outside, settle_classes
+from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, named, outside
 
 if TYPE_CHECKING:
     from aescli.evaluation.bootstrap import Predictions
@@ -101,7 +102,7 @@ class Evaluation:
         out = []
         training = next((subset for subset in self.subsets if subset.name == TRAINING), None)
         if training:
-            out.append(f"TRAINING DATA: {_named('images', training.images, limit)} kept apart")
+            out.append(f"TRAINING DATA: {named('images', training.images, limit)} kept apart")
         for what, items in (
             ("labelled images without a prediction", self.joined.unpredicted),
             ("labelled images that could not be scored", [str(p) for p in self.joined.unscored]),
@@ -109,7 +110,7 @@ class Evaluation:
             ("ambiguous matches left out", self.joined.ambiguous),
         ):
             if items:
-                out.append(_named(what, items, limit))
+                out.append(named(what, items, limit))
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def evaluate(
         if not found.all:
             notes.append("overlap with training images checked: none found")
         if found.near:
-            near = _named("near-duplicates of training images", [names[i] for i in found.near], 5)
+            near = named("near-duplicates of training images", [names[i] for i in found.near], 5)
             notes.append(f"{near}: counted as training data")
     clean, dirty = np.flatnonzero(~trained), np.flatnonzero(trained)
     if not len(clean):
@@ -394,11 +395,6 @@ def _gaps(groups: Sequence[Subset], chance: dict[str, float]) -> dict[str, Gap]:
         if found is not None:
             gaps[name] = Gap(*found, chance.get(name, math.nan))
     return gaps
-
-
-def _named(what: str, items: Sequence[str], limit: int) -> str:
-    rest = f", and {len(items) - limit} more" if len(items) > limit else ""
-    return f"{len(items)} {what} ({', '.join(items[:limit])}{rest})"
 
 
 def _no_score(joined: Joined, dataset: Dataset, predicted: PredictedRows) -> AesError:

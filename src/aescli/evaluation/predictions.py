@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from aescli.data.datasets.index import NameIndex
 from aescli.data.datasets.scut import spellings
 from aescli.data.datasets.tables import Table, read_table, read_text
 from aescli.errors import AesError
+from aescli.evaluation.class_columns import are_counts, counted_from_zero, first_class, why_no_distribution
 
 if TYPE_CHECKING:
     from aescli.scoring.rows import ImageResult, Layout
@@ -148,7 +148,7 @@ def read_predictions(
         p_columns.append(name)
     rows = []
     given = [[optional_number(cells[column]) for column in p_columns] for _, cells in table.rows]
-    counted = p_columns and _are_counts(given)
+    counted = p_columns and are_counts(given)
     for (line, cells), probabilities in zip(table.rows, given, strict=True):
         where = f"{path}:{line}: {cells[image]}"
         error = cells.get(names.get("error", ""), "")
@@ -159,7 +159,7 @@ def read_predictions(
         if value is not None and p_columns:
             if counted and sum(probabilities):
                 probabilities = [count / sum(probabilities) for count in probabilities]
-            if why := _no_distribution(probabilities):
+            if why := why_no_distribution(probabilities):
                 raise AesError(f"{where}: {why}")
         index, best = (optional_number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
         if best is not None and (best < 0 or best != int(best)):
@@ -186,34 +186,10 @@ def read_predictions(
     notes = [f"predictions read from columns '{image}' and '{score}'"] if not by_aes else []
     if counted:
         notes.append(f"p_1 to p_{len(p_columns)} hold counts: each is divided by its row's sum")
-    first = 1 if by_aes else _first_class(rows, str(path), notes)
-    rows = rows if first is None else _count_classes_from_zero(rows, first)
+    first = 1 if by_aes else first_class(rows, str(path), notes)
+    rows = rows if first is None else counted_from_zero(rows, first)
     declared = scale or (SCORE_SCALE if by_aes else None)
     return PredictedRows(str(path), rows, declared, notes, unsettled=first is None)
-
-
-def settle_classes(predicted: PredictedRows, cuts: Sequence[float]) -> PredictedRows:
-    """The predictions with classes that count from 0: of both readings the one that the scores' own classes share.
-
-    cuts: class boundaries on the predictions' scale. Raises AesError where the scores agree with neither.
-    """
-    if not predicted.unsettled:
-        return predicted
-    from aescli.data.labels import score_to_class
-
-    known = [row for row in predicted.rows if row.best_class is not None and row.score is not None]
-    classes = score_to_class([row.score for row in known], cuts).tolist()
-    above = Counter(row.best_class - k for row, k in zip(known, classes, strict=True))
-    if above[0] == above[1] or 2 * max(above[0], above[1]) < len(known):
-        raise _undecidable(predicted.source, above, len(known), "the scores' own classes")
-    first = int(above[1] > above[0])
-    told = f"so {above[first]} of {len(known)} classes are those of the scores"
-    return replace(
-        predicted,
-        rows=_count_classes_from_zero(predicted.rows, first),
-        notes=[*predicted.notes, f"the column 'class' counts from {first}: {told}"],
-        unsettled=False,
-    )
 
 
 def join(predicted: PredictedRows, dataset: Dataset) -> Joined:
@@ -271,12 +247,14 @@ def outside(joined: Joined, scale: Scale, source: str) -> list[str]:
             )
     if not out:
         return []
-    first = ", ".join(f"{row.path} {row.score:g}" for row in out[:3])
-    more = f", and {len(out) - 3} more" if len(out) > 3 else ""
-    return [
-        f"{len(out)} of {len(joined.rows)} scores of {source} lie outside {shown} ({first}{more}); name their scale "
-        "with --scale"
-    ]
+    what = f"of {len(joined.rows)} scores of {source} lie outside {shown}"
+    return [f"{named(what, [f'{row.path} {row.score:g}' for row in out], 3)}; name their scale with --scale"]
+
+
+def named(what: str, items: Sequence[str], limit: int) -> str:
+    """The number of items, what they are, and the first `limit` of them."""
+    rest = f", and {len(items) - limit} more" if len(items) > limit else ""
+    return f"{len(items)} {what} ({', '.join(items[:limit])}{rest})"
 
 
 def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, PredictedRow]:
@@ -301,54 +279,6 @@ def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, Predic
     if repeated:
         out.notes.append(f"{repeated} images are predicted twice with the same score: it counts once")
     return chosen
-
-
-def _no_distribution(p: Sequence[float | None]) -> str:
-    """Why these are no probabilities of classes; "" if they are."""
-    if any(value is None for value in p):
-        return "a probability is missing or not a number"
-    if any(not 0 <= value <= 1 for value in p) or abs(sum(p) - 1) > 0.02:
-        return f"p_1 to p_{len(p)} must lie between 0 and 1 and add up to 1, and are {', '.join(f'{v:g}' for v in p)}"
-    return ""
-
-
-def _are_counts(rows: Sequence[Sequence[float | None]]) -> bool:
-    """Whether whole numbers from 0 on stand in all rows, and more than one of them in some row."""
-    known = [row for row in rows if None not in row]
-    whole = all(value >= 0 and value == int(value) for row in known for value in row)
-    return bool(known) and whole and any(sum(row) > 1 for row in known)
-
-
-def _first_class(rows: Sequence[PredictedRow], source: str, notes: list[str]) -> int | None:
-    """Whether a file's classes count from 0 or 1: a class 0 or K tells, else the probabilities.
-
-    None without either: then `settle_classes` tells. Raises AesError where the probabilities agree with neither.
-    """
-    known = [row for row in rows if row.best_class is not None and row.score is not None]
-    if not known:
-        return 1
-    if any(row.best_class == 0 for row in known):
-        first, why = 0, "it has a class 0"
-    elif not known[0].probabilities:
-        return None
-    elif any(row.best_class == len(row.probabilities) for row in known):
-        first, why = 1, f"it has a class {len(known[0].probabilities)}"
-    else:
-        likeliest = [max(range(len(row.probabilities)), key=row.probabilities.__getitem__) for row in known]
-        above = Counter(row.best_class - k for row, k in zip(known, likeliest, strict=True))
-        if above[0] == above[1]:
-            raise _undecidable(source, above, len(known), "the most likely classes")
-        first = int(above[1] > above[0])
-        why = f"so {above[first]} of {len(known)} are the most likely classes"
-    notes.append(f"the column 'class' counts from {first}: {why}")
-    return first
-
-
-def _undecidable(source: str, above: Counter[int], n: int, what: str) -> AesError:
-    return AesError(
-        f"{source}: whether the column 'class' counts from 0 or from 1 cannot be told ({what} agree with {above[0]} "
-        f"and {above[1]} of {n}); rename the column, so that classes come from the probabilities or scores"
-    )
 
 
 def _refuse_data_as_header(table: Table) -> None:
@@ -378,12 +308,6 @@ def _guess_score(table: Table, image: str) -> str:
         column for name, column in folded.items() if re.fullmatch(r"p_\d+|class|face_index", name)
     ]
     return guess_score_column(table, image, distribution, option="--prediction-columns IMAGE,SCORE")
-
-
-def _count_classes_from_zero(rows: list[PredictedRow], first: int) -> list[PredictedRow]:
-    return [
-        row if row.best_class is None else replace(row, best_class=row.best_class - first) for row in rows
-    ]
 
 
 def _read_rows(path: Path) -> Table:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aescli.errors import AesError
+from aescli.errors import AesError, first_line
 from aescli.models.exported import IMAGES, Description
 from aescli.runtime import quiet
 
@@ -62,7 +62,7 @@ def write_onnx(
             )
             made.save(str(path), external_data=False)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise AesError(f"the model cannot be written as ONNX: {reason}; try another --opset") from error
     got = _opset(path)
     if opset not in (None, got):

@@ -72,7 +72,7 @@ def sample_crops(preprocessing: Preprocessing, images: Sequence[str], most: int)
     """
     if images:
         found = [item for item in find_images(images) if not item.error]
-        prepare = Preparer(preprocessing, "auto" if preprocessing.faces else "none")
+        prepare = Preparer(preprocessing)
         crops: list[np.ndarray] = []
         # Spread over the whole set; more are tried where some have no face.
         order = sorted(range(len(found)), key=lambda k: (k * 0.6180339887498949) % 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import autocast_mode
 
-from aescli.errors import AesError
+from aescli.errors import AesError, first_line
 from aescli.models.exported import OUTPUTS, TOKENS
 from aescli.runtime import quiet
 
@@ -103,7 +103,7 @@ def trace(scorer: nn.Module, inputs: tuple[Tensor, ...], max_tokens: int = 0) ->
         try:
             program = torch.export.export(scorer, inputs, dynamic_shapes=tuple(shapes), strict=False)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise AesError(f"the model cannot be exported: {reason}; --debug shows where") from error
     _without_autocast(program)
     return program

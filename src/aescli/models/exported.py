@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aescli.errors import AesError
+from aescli.errors import AesError, first_line
 from aescli.models import checkpoint as checkpoints
 from aescli.models.answers import Answers
 from aescli.models.checkpoint import Card, Checkpoint, Preprocessing
@@ -246,7 +246,7 @@ def load_program(path: Path, device: torch.device) -> ExportedCheckpoint:
             program = torch.export.load(str(path), extra_files=extra)
         strings = json.loads(extra[f"{_KEY}.json"] or "{}")
     except Exception as error:  # a damaged archive raises nearly anything
-        raise AesError(f"{path}: cannot read the exported model: {_first_line(error)}; {_CURE}") from error
+        raise AesError(f"{path}: cannot read the exported model: {first_line(error)}; {_CURE}") from error
     description = Description.read(strings, path)
     nodes = {node.name: node for node in program.graph.nodes}
     inputs, outputs = (
@@ -276,7 +276,3 @@ def save_program(program: torch.export.ExportedProgram, path: Path, description:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights that are views of each other, which these are not
         torch.export.save(program, str(path), extra_files={f"{_KEY}.json": json.dumps(description.strings())})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

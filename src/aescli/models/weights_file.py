@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aescli.errors import AesError
+from aescli.errors import AesError, first_line
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         try:
             content = load_file(path)
         except (OSError, ValueError, SafetensorError) as error:
-            raise AesError(f"encoder.weights: {path}: not a safetensors file: {_first_line(error)}") from None
+            raise AesError(f"encoder.weights: {path}: not a safetensors file: {first_line(error)}") from None
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -43,7 +43,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             ) from None
         except Exception as error:  # a damaged archive or pickle raises what it likes
             raise AesError(
-                f"encoder.weights: {path}: damaged, or not a file of torch.save ({_first_line(error)})"
+                f"encoder.weights: {path}: damaged, or not a file of torch.save ({first_line(error)})"
             ) from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
@@ -61,7 +61,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"encoder.weights: {path}: {odd!r} holds values that are not finite; take another checkpoint"
         )
     return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import filecmp
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from aescli.data.finding import Found, printable
 from aescli.data.images import ImageError, open_regular
 from aescli.data.remote import is_remote
 from aescli.errors import AesError
+from aescli.folders import staging_beside
 
 # Not about one file: every further one would fail in the same way.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -127,9 +127,7 @@ class Collector:
         if self._link:
             os.symlink(source, target)
             return
-        partial = target.with_name(
-            f".aes-{secrets.token_hex(8)}"
-        )  # short: the name may be as long as names can be
+        partial = staging_beside(target)
         try:
             with open_regular(source) as file, open(partial, "xb") as copy:
                 shutil.copyfileobj(file, copy, 1 << 20)

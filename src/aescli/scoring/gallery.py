@@ -17,7 +17,6 @@ import json
 import math
 import os
 import pickle
-import secrets
 import tempfile
 import threading
 from array import array
@@ -33,6 +32,7 @@ from aescli.data.finding import printable
 from aescli.data.images import Decoded, ImageError, load_image
 from aescli.data.remote import is_remote
 from aescli.errors import AesError
+from aescli.folders import staging_beside
 from aescli.scoring.rows import NO_FACE, ImageResult, Layout, Row
 
 SIDE = 224  # pixels of a thumbnail's long side
@@ -134,7 +134,7 @@ class Gallery:
         written: list[Path] = []
         try:
             for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
-                written.append(path.with_name(f".aes-{secrets.token_hex(8)}"))
+                written.append(staging_beside(path))
                 with open(written[-1], "xb") as file:
                     self._write(file, part, number, pages, workers)
                     file.flush()

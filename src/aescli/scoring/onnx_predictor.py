@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aescli.errors import AesError, UsageError
+from aescli.errors import AesError, UsageError, first_line
 from aescli.models.exported import IMAGES, Description, file_digest
 from aescli.scoring.predictor import Prediction
 
@@ -42,7 +42,7 @@ class OnnxPredictor:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has a class for each status
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise AesError(
                 f"{path}: onnxruntime cannot load it: {reason}; it is damaged or no ONNX file: export the model again"
             ) from error

@@ -63,14 +63,28 @@ class Prepared:
     text: str = ""
 
 
+def face_mode(preprocessing: Preprocessing, faces: str) -> str:
+    """What the `faces` that was asked for means for a model: one of whole images takes `auto` for `none`.
+
+    Raises:
+        ValueError: an unknown mode. UsageError: faces asked of a model of whole images.
+    """
+    if faces not in FACE_MODES:
+        raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
+    if preprocessing.faces:
+        return faces
+    if faces not in ("auto", "none"):
+        raise UsageError(f"--faces {faces}: this model scores whole images, not faces; leave it out")
+    return "none"
+
+
 class Preparer:
     """Found → Prepared, for one face mode. Safe to call from several threads; never raises for a bad file.
 
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
-    the largest face, but an image that is a tight face crop already is scored whole. A model of whole images takes
-    `auto` for `none` and refuses the others with a UsageError. text: finds what people wrote
-    about an image by its path; an image without gets an error. see: is shown every decoded picture with its path, in
-    the thread that decoded it.
+    the largest face, but an image that is a tight face crop already is scored whole (see also `face_mode`). text: finds
+    what people wrote about an image by its path; an image without gets an error. see: is shown every decoded picture
+    with its path, in the thread that decoded it.
     """
 
     def __init__(
@@ -81,12 +95,7 @@ class Preparer:
         text: Callable[[str], str | None] | None = None,
         see: Callable[[str, Decoded], None] | None = None,
     ):
-        if faces not in FACE_MODES:
-            raise ValueError(f"faces must be one of {', '.join(FACE_MODES)}, got {faces!r}")
-        if not preprocessing.faces:
-            if faces in ("largest", "all"):
-                raise UsageError(f"--faces {faces}: this model scores whole images, not faces; leave it out")
-            faces = "none"
+        faces = face_mode(preprocessing, faces)
         self._preprocessing, self._faces, self._text = preprocessing, faces, text
         self._see = see
         self._detector = detector or (None if faces == "none" else FaceDetector())

@@ -11,12 +11,12 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from aescli.data.finding import printable
 from aescli.data.remote import is_remote
+from aescli.folders import staging_beside
 
 _MARK = 'x:xmptk="aescli"'
 _FORM = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -59,7 +59,7 @@ class Sidecars:
     def rate(self, picture: str | os.PathLike[str], score: float) -> None:
         """Write `<picture>.xmp`, unless one that somebody else wrote or changed lies there."""
         path = Path(f"{os.fspath(picture)}.xmp")
-        partial = path.with_name(f".aes-{secrets.token_hex(8)}")
+        partial = staging_beside(path)
         try:
             if is_remote(os.fspath(picture)):
                 raise OSError(errno.ENOTSUP, "nothing is written beside an address; add --copy-to")

@@ -87,18 +87,18 @@ class AesMambaObjective(Objective):
                 self.distributions[attribute.name] = distil[2].float().to(device)
             elif attribute.outputs > 1:
                 votes = distribution_table(samples, attribute)
-                other = {len(s.counts) for s in samples if s.counts is not None} - {attribute.outputs}
-                if a == model.score_index and other and not np.isfinite(votes[train]).any():
-                    steps = ", ".join(map(str, sorted(other)))
-                    raise UsageError(
-                        f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
-                        f"the pictures have votes over {steps}; take a preset for these, such as aesmamba-v-photonet "
-                        "for 7"
-                    )
                 if a != model.score_index or not np.isfinite(votes[train]).any():
+                    other = {len(s.counts) for s in samples if s.counts is not None} - {attribute.outputs}
+                    why = "no training picture says how many votes each got; set its outputs to 1 to learn the mean"
+                    if a == model.score_index and other:
+                        steps = ", ".join(map(str, sorted(other)))
+                        why = (
+                            f"the pictures have votes over {steps}; take a preset for these, such as "
+                            "aesmamba-v-photonet for 7"
+                        )
                     raise UsageError(
                         f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
-                        "no training picture says how many votes each got; set its outputs to 1 to learn the mean"
+                        f"{why}"
                     )
                 self.distributions[attribute.name] = torch.from_numpy(votes).float().to(device)
         self.distil = config.distil
@@ -160,10 +160,14 @@ class AesMambaObjective(Objective):
 
 def check_targets(preset: Preset, samples: Sequence[TrainingSample], train: Sequence[int]) -> None:
     """UsageError for pictures that cannot teach what the preset's model predicts; cheap, before anything is trained."""
-    if preset.model.text is not None and preset.task != "piaa" and not any(s.text for s in samples):
-        raise UsageError("this model reads comments, and no picture of --data has one")
+    _require_comments(preset, samples)
     if not preset.train.distil.weight:
         AesMambaObjective(samples, preset.model, preset.train, train, None, torch.device("cpu"))
+
+
+def _require_comments(preset: Preset, samples: Sequence[TrainingSample]) -> None:
+    if preset.model.text is not None and preset.task != "piaa" and not any(s.text for s in samples):
+        raise UsageError("this model reads comments, and no picture of --data has one")
 
 
 def make_objective(
@@ -178,7 +182,7 @@ def make_objective(
     group: Group,
 ) -> Objective:
     """The run's objective. A model that reads text gets every picture's tokens once."""
-    check_targets(preset, pictures.samples, train)
+    _require_comments(preset, pictures.samples)
     tokenizer = None
     if model.text is not None:
         without = sum(not s.text for s in pictures.samples)
