@@ -70,7 +70,7 @@ def train(
         option(
             "--init",
             metavar="FILE",
-            help="Safetensors or .pth file that initialises the encoder (default: as the preset says).",
+            help="Weights that start the encoder: .safetensors, .pth, FaceNet's .h5 (default: as the preset says).",
         ),
     ] = None,
     changes: Annotated[

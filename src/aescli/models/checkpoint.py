@@ -20,6 +20,7 @@ from aescli.errors import AesError
 from aescli.folders import whole_folder
 from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
+from aescli.models.rounding import packed, settle, unpack_into
 from aescli.models.text import TOKENIZER, TextTokenizer, load_tokenizer
 
 WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
@@ -171,8 +172,10 @@ def load_checkpoint(spec: str | Path, device: str | torch.device = "cpu") -> Che
     except (OSError, ValueError, SafetensorError) as error:
         raise AesError(f"{folder}: cannot read the checkpoint: {error}") from error
     model = build_model(config, initialise_encoder=False)
+    unpack_into(state, model)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     load_weights(model, state, where=str(folder / WEIGHTS))
+    settle(model)
     return Checkpoint(
         model=model.eval().to(device),
         config=config,
@@ -218,11 +221,17 @@ def save_checkpoint(
     training_hashes: set[str] | None = None,
     tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a checkpoint folder, which is either complete or absent; a model that reads text needs its tokenizer."""
+    """Write a checkpoint folder, which is either complete or absent; a model that reads text needs its tokenizer.
+
+    Rounded weights (`aescli.models.rounding`) take their bits and no more.
+    """
     from safetensors.torch import save_file
 
     with whole_folder(folder) as staging:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, staging / WEIGHTS)
+        state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+        if (bits := config["model"]["encoder"].get("bits", 32)) < 32:
+            state = packed(state, bits)
+        save_file(state, staging / WEIGHTS)
         write_json(staging / CONFIG, config)
         write_json(staging / CARD, asdict(card))
         if metrics is not None:

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from aescli.errors import AesError
 from aescli.models.blocks import BlocksEncoder, checked_levels
 from aescli.models.efficientnet import EfficientNetEncoder, packaged_weights
+from aescli.models.inception_resnet import CHANNELS as INCEPTION_CHANNELS
+from aescli.models.inception_resnet import DEPTH, InceptionResNetV1, facenet_state, whitened
 from aescli.models.mobilenet import CHANNELS, MobileNetV1, fold_norms
 from aescli.models.pooling import PooledEncoder
+from aescli.models.rounding import round_convolutions
 from aescli.models.vmamba import VARIANTS, VMamba
 from aescli.models.weights_file import read_state
 
@@ -29,16 +32,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EncoderConfig:
     """Which encoder, and which of its hidden features the decoder sees.
 
-    name: `mobilenetv1`, a published VMamba variant (`vmamba_tiny_v0`, …), or any timm model (transformers through
-        their blocks, others through `features_only`).
+    name: `mobilenetv1`, `inception_resnet_v1` (FaceNet's), a published VMamba variant (`vmamba_tiny_v0`, …), or any
+        timm model (transformers through their blocks, others through `features_only`).
     levels: 1-based block (or, for VMamba and timm's convolutional models, stage) numbers; None takes thirds of the
         depth of a transformer ({3, 6, 9, 12} of twelve) and the last four stages of anything else.
     image_size: side of the square input in pixels.
     pretrained: let timm fetch its own weights when training starts (never when a checkpoint is loaded).
-    weights: safetensors file to initialise from; for VMamba also an official .pth checkpoint.
+    weights: safetensors file to initialise from; for VMamba also an official .pth checkpoint, for FaceNet the .h5
+        file of its Keras conversion.
     drop_path: stochastic depth rate of VMamba and timm models.
-    fold_norms: mobilenetv1 only; BatchNorms are folded into the convolutions once the weights are loaded: the same
-        function with frozen statistics, a third faster in training and scoring.
+    fold_norms: mobilenetv1 and inception_resnet_v1 only; BatchNorms are folded into the convolutions once the
+        weights are loaded: the same function with frozen statistics, a third faster in training and scoring.
+    bits: below 32, every large convolution works with weights rounded to so many bits, in training already, and a
+        checkpoint stores no more than these (`aescli.models.rounding`).
     pooling: "maps" hands on the levels as they are; "statistics" their channels' means and deviations as one level
         of one position. also: with "statistics", further encoders of the same input whose statistics are appended.
     """
@@ -50,6 +56,7 @@ class EncoderConfig:
     weights: str | None = None
     drop_path: float = 0.0
     fold_norms: bool = False
+    bits: Literal[4, 5, 6, 7, 8, 32] = 32
     pooling: Literal["maps", "statistics"] = "maps"
     also: "tuple[EncoderConfig, ...]" = ()
 
@@ -86,6 +93,25 @@ class MobileNetV1Encoder(BlocksEncoder):
             # The decoder's gradient comes in another memory layout, which every block below would inherit.
             x.register_hook(_channels_last)
         return x
+
+
+class InceptionResNetV1Encoder(BlocksEncoder):
+    """Features after the chosen blocks of Inception-ResNet-v1 (16: the last of its B blocks, 17: the reduction)."""
+
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self, levels: Sequence[int] | None) -> None:
+        super().__init__()
+        self.levels = checked_levels(levels or (5, 16, 17, 22), DEPTH, f"block numbers from 1 to {DEPTH}")
+        # Blocks above the deepest level would only cost time and parameters.
+        self.net = InceptionResNetV1(self.levels[-1])
+        self.channels = [INCEPTION_CHANNELS[level - 1] for level in self.levels]
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.net.stem(whitened(images))
+
+    def stem_modules(self) -> list[nn.Module]:
+        return [self.net.stem]
 
 
 class _WholeEncoder(nn.Module):
@@ -198,17 +224,23 @@ def _final_norm(model: nn.Module) -> nn.Module | None:
     return norm if isinstance(norm, nn.LayerNorm) else None
 
 
+OWN: dict[str, type[BlocksEncoder]] = {
+    "mobilenetv1": MobileNetV1Encoder,
+    "inception_resnet_v1": InceptionResNetV1Encoder,
+}
+
+
 def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Module:
     """The encoder of a config, with pretrained weights when `initialise` is true and the config names some.
 
     Raises:
         AesError: unknown name, impossible levels, or weights that do not fit.
     """
-    if config.name == "mobilenetv1":
-        encoder: nn.Module = MobileNetV1Encoder(config.levels)
+    if config.name in OWN:
+        encoder: nn.Module = OWN[config.name](config.levels)
         if initialise and config.pretrained:
             raise AesError(
-                "encoder.pretrained: mobilenetv1 has no weights to fetch; name a file in encoder.weights"
+                f"encoder.pretrained: {config.name} has no weights to fetch; name a file in encoder.weights"
             )
     elif config.name in VARIANTS:
         encoder = VMambaEncoder(config.name, config.levels, config.drop_path)
@@ -222,9 +254,13 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
     if initialise and config.weights:
         load_pretrained(encoder, Path(config.weights))
     if config.fold_norms:
-        if config.name != "mobilenetv1":
-            raise AesError(f"encoder.fold_norms: {config.name} cannot fold its norms; only mobilenetv1 can")
+        if config.name not in OWN:
+            raise AesError(
+                f"encoder.fold_norms: {config.name} cannot fold its norms; only {' and '.join(OWN)} can"
+            )
         encoder.net = fold_norms(encoder.net)
+    if config.bits < 32:
+        round_convolutions(encoder, config.bits, fit=initialise)
     if config.pooling == "statistics":
         others = [build_encoder(replace(c, pooling="maps"), initialise=initialise) for c in config.also]
         if any(encoder_statistics(other) != encoder_statistics(encoder) for other in others):
@@ -273,7 +309,7 @@ def encoder_statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[flo
     """Mean and standard deviation (0..1 RGB) that the encoder's weights expect."""
     if isinstance(encoder, PooledEncoder):
         encoder = encoder.inners[0]
-    if isinstance(encoder, MobileNetV1Encoder):
+    if isinstance(encoder, tuple(OWN.values())):
         return encoder.mean, encoder.std
     config = getattr(encoder.net, "pretrained_cfg", None) or {}
     return tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
@@ -301,7 +337,10 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
 
         load_vmamba(encoder.net, path)
         return
-    state = read_state(path)
+    if isinstance(encoder, InceptionResNetV1Encoder):
+        state = facenet_state(path, len(encoder.net.blocks))
+    else:
+        state = read_state(path)
     if isinstance(encoder, MobileNetV1Encoder):
         body = {k: v for k, v in state.items() if k.startswith(("conv.", "bn.", "blocks."))}
         if "g.weight" in state:

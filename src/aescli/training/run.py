@@ -20,6 +20,7 @@ from aescli.data.splits import Split, carve_validation, holdout, kfold, official
 from aescli.errors import UsageError
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint
 from aescli.models.encoders import encoder_statistics
+from aescli.models.rounding import settle
 from aescli.presets import Preset
 from aescli.training.distributed import Group
 from aescli.training.features import CachedFeatures, LivePictures
@@ -252,6 +253,7 @@ def train_model(
     if not group.first:
         group.wait()
         return {}
+    settle(model)  # what is tested is what a checkpoint stores
     metrics: dict[str, Any] = {"history": trainer.history}
     pictures = LivePictures(data.pictures, preset.train.augment, device)
     for name, positions in parts.test.items():
