@@ -38,13 +38,12 @@ def features_of(data: Path, base: str, guide: Path | None, cache: Path) -> dict[
     from aescli.models.encoders import EncoderConfig, build_encoder
     from aescli.scoring.predictor import load_predictor
     from aescli.training.samples import Pictures, training_samples
+    from aescli.training.teacher import pooled_clean
 
     dataset = mebeauty.read(data / "labels.csv", data)
     predictor = load_predictor(base)
     pictures = Pictures(training_samples(dataset, 0, SCALE), predictor.preprocessing)
-    weights = str(guide) if guide else None
-    encoder = build_encoder(EncoderConfig("mobilenetv1", (13,), weights=weights, fold_norms=True)).eval()
-    rows: dict[str, list] = {"features": [], "base": [], "guide": []}
+    rows: dict[str, list] = {"features": [], "base": []}
     crops = np.stack(list(pictures.crops(range(len(pictures.samples)), None)))
     with torch.inference_mode():
         for start in range(0, len(crops), 16):
@@ -52,10 +51,10 @@ def features_of(data: Path, base: str, guide: Path | None, cache: Path) -> dict[
             prediction = predictor.predict(part)
             rows["features"].append(prediction.features)
             rows["base"].append(prediction.scores)
-            if guide:
-                x = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
-                rows["guide"].append((encoder(x)[0] + encoder(x.flip(-1))[0]).mean((2, 3)).numpy() / 2)
-    found = {key: np.concatenate(parts) for key, parts in rows.items() if parts}
+    found = {key: np.concatenate(parts) for key, parts in rows.items()}
+    if guide:
+        config = EncoderConfig("mobilenetv1", (13,), weights=str(guide), fold_norms=True)
+        found["guide"] = pooled_clean(build_encoder(config), pictures, torch.device("cpu"), None, 224)
     found["names"] = np.array([sample.name for sample in pictures.samples])
     np.savez(cache, **found)
     return found

@@ -18,6 +18,7 @@ from aescli.personalization.learning import beside_consensus, express, guided_co
 from aescli.personalization.prior import principal_components, save_prior
 from aescli.scoring.predictor import Predictor, load_predictor
 from aescli.training.samples import Pictures, TrainingSample, training_samples
+from aescli.training.teacher import pooled_clean
 
 _FOLDS = 5
 _GUIDED, _PLAIN = 48, 32
@@ -34,13 +35,8 @@ def describe(
 
     guide: MobileNetV1 weights of a face recogniser; each crop counts with its mirror image.
     """
-    encoder = None
-    if guide is not None:
-        encoder = build_encoder(
-            EncoderConfig("mobilenetv1", (13,), weights=str(guide), fold_norms=True)
-        ).eval()
     pictures = Pictures(samples, predictor.preprocessing)
-    rows: dict[str, list[np.ndarray]] = {"features": [], "scores": [], "guide": []}
+    rows: dict[str, list[np.ndarray]] = {"features": [], "scores": []}
     part: list[np.ndarray] = []
     for index, crop in enumerate(pictures.crops(range(len(samples)), None)):
         part.append(crop)
@@ -50,12 +46,14 @@ def describe(
         prediction = predictor.predict(pixels)
         rows["features"].append(prediction.features)
         rows["scores"].append(prediction.scores)
-        if encoder is not None:
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-            both = encoder(torch.cat([x, x.flip(-1)]))[0].mean((2, 3))
-            rows["guide"].append(((both[: len(x)] + both[len(x) :]) / 2).numpy())
         part = []
-    return {name: np.concatenate(parts) for name, parts in rows.items() if parts}
+    found = {name: np.concatenate(parts) for name, parts in rows.items()}
+    if guide is not None:
+        config = EncoderConfig("mobilenetv1", (13,), weights=str(guide), fold_norms=True)
+        found["guide"] = pooled_clean(
+            build_encoder(config), pictures, torch.device("cpu"), None, config.image_size
+        )
+    return found
 
 
 def cross_fitted(features: np.ndarray, guide: np.ndarray, wanted: int) -> np.ndarray:
