@@ -326,6 +326,8 @@ def test_sophoappeal(tmp_path):
     sample = dataset.samples[0]
     assert (sample.score, sample.counts, sample.n_ratings) == (2.5, (0, 1, 1, 0, 0), 2)
     assert (sample.std, sample.group) == (pytest.approx(0.5), {"db": "500px"})
+    assert (dataset.stratum, dataset.strata) == ("db", ["500px", "x"])
+    assert dataset.subset([1]).strata == ["x"]
     assert dataset.notes.notes == ["1 scores differ from the mean of their votes (first: b.png)"]
 
 

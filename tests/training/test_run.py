@@ -5,13 +5,16 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from made import make_faces
+from PIL import Image
 
+from aescli.data.splits import holdout, kfold
 from aescli.errors import AesError, UsageError
 from aescli.models.checkpoint import load_checkpoint
 from aescli.presets import load_preset
@@ -180,6 +183,32 @@ def test_a_seeded_split_is_saved_and_used_again(folder, tmp_path):
     again = split_data(data, preset, None, [tmp_path / "split.json"])
     np.testing.assert_array_equal(parts.train, again.train)
     np.testing.assert_array_equal(parts.test["scut-fbp5500"], again.test["scut-fbp5500"])
+
+
+@pytest.mark.parametrize("fold", [1, None], ids=["fold", "8:2"])
+def test_drawn_splits_give_every_part_its_share_of_each_stratum(tmp_path, fold):
+    """Only where the data set states one: other partitions stay as published."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    rows = ["file,db,mos,n,count_1,count_2,count_3,count_4,count_5"]
+    for i in range(60):
+        pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i:02d}.png")
+        rows.append(f"{i:02d}.png,{'abc'[i % 3]},{3 - 1e-4 * i:.4f},2,0,1,0,1,0")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    preset = _preset("train.validation=0.25", "model.score_heads=['']")
+    data = read_training_data(preset, [tmp_path])
+    parts = split_data(data, preset, fold)
+    strata = np.array(data.datasets[0].strata)
+    for part, share in ((parts.test["sophoappeal"], 4), (parts.validation, 4), (parts.train, 12)):
+        assert [np.sum(strata[part] == db) for db in "abc"] == [share] * 3
+    assert parts.splits[0].rule.endswith("stratified by stratum and score, near-duplicates kept together")
+
+    data.datasets[0] = replace(data.datasets[0], stratum="")
+    plain = split_data(data, preset, fold).splits[0]
+    scores_only = kfold if fold else holdout
+    unstratified = scores_only(data.datasets[0], groups=data.groups, content=data.content)
+    assert plain == unstratified != parts.splits[0]
 
 
 def test_all_data_keeps_no_test_part(folder):

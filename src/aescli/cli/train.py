@@ -54,8 +54,8 @@ def train(
             "--fold",
             metavar="K",
             min=1,
-            help="Leave this fold out as the test set: the official one, else of a seeded five-fold partition "
-            "(default: a seeded 8:2 split).",
+            help="Leave this fold out as the test set: the official one, else of a seeded five-fold partition, "
+            "stratified by score (sophoappeal: within each of its sources) (default: a seeded 8:2 split).",
         ),
     ] = None,
     split: Annotated[

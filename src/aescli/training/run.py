@@ -133,15 +133,16 @@ def split_data(
     """Test, validation and training positions of every data set.
 
     fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, the
-    official test part where there is one, else an 8 : 2 split. Near-duplicates never lie on two sides, across data
-    sets too: training drops what resembles a test image.
+    official test part where there is one, else an 8 : 2 split. What is drawn is stratified by the score, within the
+    data set's `stratum` if it has one. Near-duplicates never lie on two sides, across data sets too: training drops
+    what resembles a test image.
     """
     train, validation, tests, splits = [], [], {}, []
     saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
     seed = preset.train.seed
     for number, dataset in enumerate(data.datasets):
         where = data.of(number)
-        groups, content = data.groups[where], [data.content[i] for i in where]
+        groups, content, strata = data.groups[where], [data.content[i] for i in where], dataset.strata
         if train_on_all or dataset.name == UNLABELLED:
             rest, test = np.arange(len(dataset)), np.arange(0)
         elif dataset.name in saved:
@@ -157,16 +158,17 @@ def split_data(
             rest, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         else:
             if fold is not None:
-                split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content)
+                split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content, strata=strata)
                 part = str(fold)
             else:
-                split, part = holdout(dataset, seed=0, groups=groups, content=content), "test"
+                split = holdout(dataset, seed=0, groups=groups, content=content, strata=strata)
+                part = "test"
             test = split.indices(dataset, part)
             rest = np.setdiff1d(np.arange(len(dataset)), test)
             splits.append(split)
         if preset.train.validation and dataset.name != UNLABELLED:
             kept, held = carve_validation(
-                dataset, rest, share=preset.train.validation, seed=seed, groups=groups
+                dataset, rest, share=preset.train.validation, seed=seed, groups=groups, strata=strata
             )
         else:
             kept, held = rest, np.arange(0)

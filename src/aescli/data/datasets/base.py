@@ -117,15 +117,24 @@ class ReadReport:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labelled images of one source. `scale` is the declared (not the observed) range of the scores."""
+    """Labelled images of one source. `scale` is the declared (not the observed) range of the scores.
+
+    `stratum` is the key of `Sample.group` whose values a drawn split deals out evenly; "" = none.
+    """
 
     name: str
     samples: list[Sample]
     scale: Scale
     notes: ReadReport
+    stratum: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def strata(self) -> list[str] | None:
+        """The stratum of each sample; None where the data set states none."""
+        return [s.group.get(self.stratum, "") for s in self.samples] if self.stratum else None
 
     def subset(self, keep: Iterable[int]) -> Dataset:
         """The samples at the given positions, in that order; the report stays that of the whole."""

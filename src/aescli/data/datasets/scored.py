@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
@@ -48,7 +49,9 @@ def read_tad66k(parts: Sequence[Part], images: Path | None) -> Dataset:
 
 def read_sophoappeal(parts: Sequence[Part], images: Path | None) -> Dataset:
     """CSV with file, db (the source, as group), mos (1..5), n and the votes count_1 … count_5."""
-    return _assemble("sophoappeal", _sophoappeal, parts, images, (1.0, 5.0))
+    dataset = _assemble("sophoappeal", _sophoappeal, parts, images, (1.0, 5.0))
+    # The six sources differ in mean and spread of their scores: a fold without its share of one says little of it.
+    return replace(dataset, stratum="db")
 
 
 def read_para(parts: Sequence[Part], images: Path | None) -> Dataset:
