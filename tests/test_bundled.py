@@ -60,6 +60,13 @@ def test_the_photo_models_card_says_what_it_is():
     assert all(other["weights"] is None for other in encoder["also"])
 
 
+def test_the_photo_model_scores_a_photo_and_its_mirror_image_the_same():
+    pixels = stretch_resize(load_image(PORTRAIT, 448).pixels, 224)
+    score, mirrored = load_predictor(None, task="viaa").predict(np.stack([pixels, pixels[:, ::-1]])).scores
+    assert 1 < score < 10
+    assert score == pytest.approx(mirrored, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
