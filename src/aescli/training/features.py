@@ -23,7 +23,6 @@ from aescli.models.momamba import pool_levels
 from aescli.runtime import available_cpus
 from aescli.training.config import AugmentConfig
 from aescli.training.samples import Pictures
-from aescli.training.trainer import choose_dtype
 
 _BATCH = 16
 CLEAN = -1  # the view that scoring would see
@@ -105,7 +104,7 @@ class CachedFeatures:
             crops = [
                 pictures.clean(i) if epoch is None else pictures.augmented(i, epoch, config) for i in indices
             ]
-            with torch.inference_mode(), self._precision(epoch):
+            with torch.inference_mode():
                 states = encoder.lower(to_input(crops, pictures.preprocessing, self.device))
                 return start, [state.half().cpu().numpy() for state in states]
 
@@ -118,12 +117,6 @@ class CachedFeatures:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-
-    def _precision(self, epoch: int | None) -> torch.autocast:
-        """Augmented views in bf16 where that is faster: they are full of noise already; clean ones never."""
-        dtype = choose_dtype("auto", self.device)
-        enabled = epoch is not None and dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=dtype, enabled=enabled)
 
     def batches(self, indices: Sequence[int], batch_size: int, epoch: int | None) -> Iterator[list[Tensor]]:
         """Yield states for consecutive runs of `indices`; each picture's view changes from epoch to epoch."""
