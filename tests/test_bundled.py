@@ -34,14 +34,19 @@ def test_its_card_says_what_it_is():
     assert card.score_range == (1.0, 5.0)
     assert all((card.description, card.data, card.licence, card.origin, card.limits, card.metrics))
     assert len(checkpoint.training_hashes) > 7000
-    assert checkpoint.config["model"]["encoder"]["weights"] is None
+    encoder = checkpoint.config["model"]["encoder"]
+    assert encoder["weights"] is None
+    # Its file holds five bits of each large convolution's weight: no more than 31 steps a channel.
+    weight = checkpoint.model.encoder.net.blocks[20].up.weight
+    assert encoder["bits"] == 5
+    assert max(len(channel.unique()) for channel in weight[:32]) <= 31
 
 
 def test_it_scores_a_portrait_and_its_mirror_image_alike():
     predictor = load_predictor(None)
     pixels = load_image(PORTRAIT, 448).pixels
     face = FaceDetector()(pixels)[0]
-    crop = align_face(pixels, face.landmarks)
+    crop = align_face(pixels, face.landmarks, predictor.preprocessing.size)
     score, mirrored = predictor.predict(np.stack([crop, crop[:, ::-1]])).scores
     assert 1 < score < 5
     assert abs(score - mirrored) < 0.3

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from aescli.data.datasets import mebeauty, read_dataset
+from aescli.data.datasets.ratings import read_ratings
 from aescli.data.labels import map_scale
 from aescli.models.checkpoint import resolve
 from aescli.models.encoders import EncoderConfig, build_encoder
@@ -97,22 +98,21 @@ def main(arguments: list[str] | None = None) -> None:
         if options.cache:
             np.savez(options.cache, **known)
     place = {sample.name: i for i, sample in enumerate(dataset.samples)}
-    ratings, _ = mebeauty.read_ratings(options.data / "ratings.csv")
-    ratings = [rating for rating in ratings if rating.name in place]
-    positions = np.array([place[rating.name] for rating in ratings])
-    scores = map_scale([rating.score for rating in ratings], mebeauty.SCALE, scale)
+    table = read_ratings("mebeauty", options.data)
+    image = np.array([place.get(name, -1) for name in table.images])[table.image]
+    kept = image >= 0
+    positions, raters = image[kept], np.array(table.users)[table.user[kept]]
+    scores = map_scale(table.score[kept], table.scale, scale)
     features = known["features"].astype(np.float64)
     prior = learn_prior(
         predictor.digest,
         scale,
         features,
-        beside_consensus(
-            positions, np.array([r.rater for r in ratings]), scores, known["scores"][: len(place)]
-        ),
+        beside_consensus(positions, raters, scores, known["scores"][: len(place)]),
         generic_error=GENERIC_ERROR,
         reduction=guided_components(features, known["guide"], _GUIDED, _PLAIN),
         components=cross_fitted(features, known["guide"], len(place)),
-        origin=f"learned from {len({r.rater for r in ratings})} raters of MEBeauty",
+        origin=f"learned from {len(set(raters))} raters of MEBeauty",
     )
     path = save_prior(prior, resolve(options.model))
     print(f"{path}: {path.stat().st_size / 1000:.0f} KB, noise {prior.noise:.3f}, spread {prior.spread:.3f}")
