@@ -229,7 +229,7 @@ def save_checkpoint(
 
     with whole_folder(folder) as staging:
         state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-        if (bits := config["model"]["encoder"].get("bits", 32)) < 32:
+        if (bits := config.get("model", {}).get("encoder", {}).get("bits", 32)) < 32:
             state = packed(state, bits)
         save_file(state, staging / WEIGHTS)
         write_json(staging / CONFIG, config)
