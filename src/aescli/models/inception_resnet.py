@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aescli.errors import AesError, first_line
+from aescli.models.weights_file import read_state
 
 NORM_EPS = 1e-3  # TensorFlow's default, part of the pretrained weights
 DEPTH = 23
@@ -27,10 +28,6 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)))
-
-
-def _branch(*convolutions: ConvNorm) -> nn.Sequential:
-    return nn.Sequential(*convolutions)
 
 
 class Residual(nn.Module):
@@ -64,9 +61,9 @@ class Reduction(nn.Module):
 def _block35() -> Residual:
     c = ConvNorm
     branches = [
-        _branch(c(256, 32, 1)),
-        _branch(c(256, 32, 1), c(32, 32, 3, 1, 1)),
-        _branch(c(256, 32, 1), c(32, 32, 3, 1, 1), c(32, 32, 3, 1, 1)),
+        nn.Sequential(c(256, 32, 1)),
+        nn.Sequential(c(256, 32, 1), c(32, 32, 3, 1, 1)),
+        nn.Sequential(c(256, 32, 1), c(32, 32, 3, 1, 1), c(32, 32, 3, 1, 1)),
     ]
     return Residual(256, branches, 0.17)
 
@@ -74,15 +71,18 @@ def _block35() -> Residual:
 def _reduction_a() -> Reduction:
     c = ConvNorm
     return Reduction(
-        [_branch(c(256, 384, 3, 2)), _branch(c(256, 192, 1), c(192, 192, 3, 1, 1), c(192, 256, 3, 2))]
+        [
+            nn.Sequential(c(256, 384, 3, 2)),
+            nn.Sequential(c(256, 192, 1), c(192, 192, 3, 1, 1), c(192, 256, 3, 2)),
+        ]
     )
 
 
 def _block17() -> Residual:
     c = ConvNorm
     branches = [
-        _branch(c(896, 128, 1)),
-        _branch(c(896, 128, 1), c(128, 128, (1, 7), 1, (0, 3)), c(128, 128, (7, 1), 1, (3, 0))),
+        nn.Sequential(c(896, 128, 1)),
+        nn.Sequential(c(896, 128, 1), c(128, 128, (1, 7), 1, (0, 3)), c(128, 128, (7, 1), 1, (3, 0))),
     ]
     return Residual(896, branches, 0.1)
 
@@ -91,9 +91,9 @@ def _reduction_b() -> Reduction:
     c = ConvNorm
     return Reduction(
         [
-            _branch(c(896, 256, 1), c(256, 384, 3, 2)),
-            _branch(c(896, 256, 1), c(256, 256, 3, 2)),
-            _branch(c(896, 256, 1), c(256, 256, 3, 1, 1), c(256, 256, 3, 2)),
+            nn.Sequential(c(896, 256, 1), c(256, 384, 3, 2)),
+            nn.Sequential(c(896, 256, 1), c(256, 256, 3, 2)),
+            nn.Sequential(c(896, 256, 1), c(256, 256, 3, 1, 1), c(256, 256, 3, 2)),
         ]
     )
 
@@ -101,8 +101,8 @@ def _reduction_b() -> Reduction:
 def _block8(last: bool = False) -> Residual:
     c = ConvNorm
     branches = [
-        _branch(c(1792, 192, 1)),
-        _branch(c(1792, 192, 1), c(192, 192, (1, 3), 1, (0, 1)), c(192, 192, (3, 1), 1, (1, 0))),
+        nn.Sequential(c(1792, 192, 1)),
+        nn.Sequential(c(1792, 192, 1), c(192, 192, (1, 3), 1, (0, 1)), c(192, 192, (3, 1), 1, (1, 0))),
     ]
     return Residual(1792, branches, 1.0 if last else 0.2, last)
 
@@ -149,8 +149,6 @@ def facenet_state(path: Path, depth: int) -> dict[str, Tensor]:
     path: `.h5`, the Keras conversion (the layers' own names tell them apart), or anything `read_state` reads, with
     facenet-pytorch's names or this module's.
     """
-    from aescli.models.weights_file import read_state
-
     if path.suffix == ".h5":
         state = {_from_keras(name): value for name, value in _read_keras(path).items()}
     else:
