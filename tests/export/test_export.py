@@ -43,7 +43,9 @@ def checkpoint(tmp_path_factory):
         dem=DEMConfig(sub_blocks=2, d_state=4),
         same=SAMEConfig(states=5, experts=2, rank_min=4, rank_step=4, top_k=1, task_rank=4, heads=2),
         score_heads=("here", "there"),
+        head_skip=True,
         flip_average=True,
+        mirror_scale=1.25,
     )
     config = {
         "architecture": "momamba",

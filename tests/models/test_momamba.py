@@ -1,12 +1,16 @@
 """MoMamba as a whole: shapes, every configuration, and the paper's sizes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from aescli.errors import AesError
 from aescli.models.dem import DEMConfig
 from aescli.models.encoders import EncoderConfig
-from aescli.models.momamba import LevelFusion, MoMamba, MoMambaConfig
+from aescli.models.momamba import LevelFusion, MoMamba, MoMambaConfig, mirrored, pool_statistics
 from aescli.models.same import SAMEConfig
 
 LITE = EncoderConfig(name="mobilenetv1", levels=(8, 11, 12, 13), image_size=64)
@@ -100,3 +104,36 @@ def test_flip_average_is_the_mean_over_both_sides():
     torch.testing.assert_close(averaged(x.flip(-1)).score, both.score)
     assert both.features.shape == one.features.shape
     assert averaged.train()(x).score.shape == (3,)
+
+
+def test_mirror_image_of_another_scale_is_the_enlarged_one():
+    x = torch.randn(3, 3, 64, 64)
+    plain, averaged = _model(), _model(flip_average=True, mirror_scale=1.25)
+    enlarged = F.interpolate(x.flip(-1), size=(80, 80), mode="bilinear")
+    expected = (plain(x).score + plain(enlarged).score) / 2
+    torch.testing.assert_close(averaged(x).score, expected)
+    torch.testing.assert_close(mirrored(x), x.flip(-1))
+
+
+def test_statistics_are_means_and_deviations():
+    levels = [torch.randn(2, 5, 4, 4), torch.randn(2, 3, 1, 1).half()]
+    expected = np.concatenate(
+        [f(level.double().numpy(), axis=(2, 3)) for f in (np.mean, np.std) for level in levels], 1
+    )
+    found = pool_statistics(levels)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_level_without_variation_has_a_gradient():
+    level = torch.ones(1, 2, 3, 3, requires_grad=True)
+    pool_statistics([level]).sum().backward()
+    assert level.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_encoders_of_one_size_refuse_an_enlarged_mirror_image(name):
+    encoder = EncoderConfig(name=name, levels=(1, 2), image_size=64)
+    config = MoMambaConfig(encoder=encoder, **SMALL)
+    with pytest.raises(AesError, match=f"mirror_scale: {name} reads pictures of 64 pixels only"):
+        MoMamba(replace(config, mirror_scale=1.2))

@@ -174,6 +174,8 @@ _ALL = (
                     "model.encoder.levels=[4]",
                     "model.encoder.weights=null",
                     "model.encoder.fold_norms=false",
+                    "model.encoder.bits=32",
+                    "model.mirror_scale=1",
                 ),
             ),
             # A shared map and a low-rank one for each task: no experts, no state path, no attention.

@@ -119,6 +119,8 @@ class _WholeEncoder(nn.Module):
 
     cut = 0
     whole = True
+    fixed_size = False
+    """Whether only pictures of the config's `image_size` can be read."""
 
     def set_cut(self, blocks: int) -> None:
         self.cut = blocks
@@ -139,6 +141,8 @@ class _WholeEncoder(nn.Module):
 
 class TransformerEncoder(_WholeEncoder):
     """A timm vision transformer; each chosen block's tokens as a C×H×W map (MoMamba §3.1)."""
+
+    fixed_size = True  # its position embeddings
 
     def __init__(self, model: nn.Module, levels: Sequence[int] | None) -> None:
         super().__init__()
@@ -202,6 +206,7 @@ class StageEncoder(_WholeEncoder):
         indices = tuple(level - 1 for level in self.levels)
         self.net = timm.create_model(name, features_only=True, out_indices=indices, **options)
         self.channels = self.net.feature_info.channels()
+        self.fixed_size = "img_size" in options
         self.norm = _final_norm(timm.create_model(name, **options)) if stages in self.levels else None
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -5,10 +5,11 @@ Knows nothing about files, presets or how it is trained.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from aescli.errors import AesError
@@ -16,6 +17,7 @@ from aescli.models.answers import Answers
 from aescli.models.dem import ConvBNReLU, DEMConfig, DetailEnhancement
 from aescli.models.encoders import EncoderConfig, build_encoder
 from aescli.models.same import SAMEConfig, StateAwareMixtureOfExperts
+from aescli.ops.precision import at_least_float32
 
 Task = Literal["classification", "regression"]
 
@@ -34,10 +36,12 @@ class MoMambaConfig:
         gets its own linear score head on the shared features; one unnamed head is the paper's model.
     score_weights: `score` is this mixture of the heads (None = equal weights).
     head_dropout: on the pooled features of both heads.
-    head_skip: the heads also see the encoder's pooled levels through a linear map, which training can fit in closed
-        form before it starts (`train.probe`); the decoder then learns what a linear model of them misses. Off is
-        the paper's model.
+    head_skip: the heads also see means and deviations of the encoder's levels through a linear map, which training
+        can fit in closed form before it starts (`train.probe`) and once more at its end (`train.refit`); the decoder
+        learns what a linear model of them misses. Off is the paper's model.
     flip_average: outside training, answer with the mean over a picture and its mirror image, at twice the cost.
+    mirror_scale: the mirror image is enlarged by this factor before the encoder sees it, so that the two answers
+        come from two scales; its square is what the second answer costs.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -54,6 +58,7 @@ class MoMambaConfig:
     head_dropout: float = 0.0
     head_skip: bool = False
     flip_average: bool = False
+    mirror_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
 
 
 class MoMambaOutput(NamedTuple):
@@ -78,24 +83,40 @@ class MoMambaOutput(NamedTuple):
         """(B, classes), rows sum to 1, float64; None without the classification task."""
         return None if self.logits is None else self.logits.double().softmax(-1)
 
-    def halves_averaged(self) -> "MoMambaOutput":
-        """Of 2B answers, the means of the i-th and the (B + i)-th (logits too)."""
+    def averaged(self, other: "MoMambaOutput") -> "MoMambaOutput":
+        """Means of both answers (logits too)."""
 
-        def mean(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.unflatten(0, (2, -1)).mean(0)
+        def mean(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None else (a + b) / 2
 
-        routing = {task: mean(values) for task, values in self.routing.items()}
+        plain = zip(self[:3], other[:3], strict=True)
+        routing = {task: mean(values, other.routing[task]) for task, values in self.routing.items()}
         return MoMambaOutput(
-            *map(mean, (self.score, self.logits, self.head_scores)),
+            *(mean(a, b) for a, b in plain),
             routing,
-            mean(self.features),
-            mean(self.levels),
+            mean(self.features, other.features),
+            mean(self.levels, other.levels),
         )
 
 
 def pool_levels(levels: list[Tensor]) -> Tensor:
     """Global averages of all levels side by side: [(B, C_i, H_i, W_i)] → (B, Σ C_i)."""
     return torch.cat([level.mean((2, 3)) for level in levels], 1)
+
+
+def pool_statistics(levels: list[Tensor]) -> Tensor:
+    """Means, then deviations over the positions of all levels: [(B, C_i, H_i, W_i)] → (B, 2 Σ C_i) float32."""
+    levels = [at_least_float32(level) for level in levels]
+    spread = [(x - x.mean((2, 3), keepdim=True)).square().mean((2, 3)).add(1e-6).sqrt() for x in levels]
+    return torch.cat([pool_levels(levels), *spread], 1)
+
+
+def mirrored(images: Tensor, scale: float = 1.0) -> Tensor:
+    """Mirror images, enlarged: (B, 3, S, S) → (B, 3, round(scale S), round(scale S))."""
+    if scale == 1:
+        return images.flip(-1)
+    size = [round(scale * side) for side in images.shape[-2:]]
+    return F.interpolate(images.flip(-1), size=size, mode="bilinear", align_corners=False)
 
 
 class LevelFusion(nn.Module):
@@ -152,6 +173,9 @@ class MoMamba(nn.Module):
             raise AesError("model.score_weights: one weight for each of model.score_heads, of positive sum")
         self.register_buffer("score_weights", weights / weights.sum(), persistent=False)
         self.encoder = build_encoder(config.encoder, initialise=initialise_encoder)
+        if config.mirror_scale != 1 and getattr(self.encoder, "fixed_size", False):
+            name, size = config.encoder.name, config.encoder.image_size
+            raise AesError(f"model.mirror_scale: {name} reads pictures of {size} pixels only; set it to 1")
         channels = self.encoder.channels
         width = config.width or channels[-1]
         if "S" in config.modules and width % config.same.heads:
@@ -179,7 +203,7 @@ class MoMamba(nn.Module):
         self.skips = None
         if config.head_skip:
             self.skips = nn.ModuleDict(
-                {task: nn.Linear(sum(channels), outputs[task]) for task in config.tasks}
+                {task: nn.Linear(2 * sum(channels), outputs[task]) for task in config.tasks}
             )
             for skip in self.skips.values():
                 nn.init.zeros_(skip.weight)
@@ -192,7 +216,8 @@ class MoMamba(nn.Module):
     def forward(self, images: Tensor) -> MoMambaOutput:
         if not self.config.flip_average or self.training:
             return self.decode(self.encoder(images))
-        return self.decode(self.encoder(torch.cat([images, images.flip(-1)]))).halves_averaged()
+        other = mirrored(images, self.config.mirror_scale)
+        return self.decode(self.encoder(images)).averaged(self.decode(self.encoder(other)))
 
     def decode(self, levels: list[Tensor]) -> MoMambaOutput:
         """Everything after the encoder, from its feature maps."""
@@ -209,9 +234,9 @@ class MoMamba(nn.Module):
         else:
             maps = dict.fromkeys(self.config.tasks, x)
         results = {task: self.heads[task](maps[task]) for task in self.config.tasks}
-        pooled = pool_levels(levels)
         if self.skips is not None:
-            results = {task: (out + self.skips[task](pooled), x) for task, (out, x) in results.items()}
+            statistics = pool_statistics(levels)
+            results = {task: (out + self.skips[task](statistics), x) for task, (out, x) in results.items()}
         head_scores = results["regression"][0] if "regression" in results else None
         return MoMambaOutput(
             score=head_scores @ self.score_weights.to(head_scores) if head_scores is not None else None,
@@ -219,7 +244,7 @@ class MoMamba(nn.Module):
             head_scores=head_scores,
             routing=routing,
             features=results.get("regression", results.get("classification"))[1],
-            levels=pooled,
+            levels=pool_levels(levels),
         )
 
 

@@ -218,9 +218,9 @@ def _targets(
     rated = np.array([i for i, s in enumerate(samples) if np.isfinite(s.score)])
     mine = pictures.part(rated)
     fitted = np.isin(rated, train)
-    pooled = torch.from_numpy(pooled_clean(model.encoder, mine, device, features)).to(device)
+    pooled = pooled_clean(model.encoder, mine, device, features)
     with torch.inference_mode():
-        answers = model.skips(pooled).softmax(1).cpu()
+        answers = model.skips(torch.from_numpy(pooled).to(device)).softmax(1).cpu()
     scores = torch.tensor([s.score for s in mine.samples])
     if config.opinions:
         targets = Targets.of(mine.samples)
@@ -228,7 +228,7 @@ def _targets(
         noise = preset.train.loss.rater_noise
         opinions = teach(
             preset.train.teacher,
-            model.encoder,
+            pooled,
             mine,
             targets,
             np.flatnonzero(fitted),

@@ -113,6 +113,8 @@ class TrainConfig:
     freeze_norms: encoder BatchNorms keep their pretrained statistics.
     probe: fit the heads' linear skips (`model.head_skip`) by ridge regression before the first epoch, its strength
         chosen by cross-validation within the training part. skip_lr: factor on lr for the skips.
+    refit: share of the final scores that a ridge regression on the trained encoder's features decides, which goes
+        into the score's skips, if there are any, after the last epoch (`aescli.training.refit`); 0 = off.
     mixup: α of Beta(α, α), by which features behind the frozen part (or pictures) of two samples of the same score
         head are blended, and their scores with them (Zhang et al. 2018); 0 = off. Needs `loss.label_sigma` where
         classes are learnt.
@@ -140,6 +142,7 @@ class TrainConfig:
     freeze_norms: bool = False
     probe: bool = False
     skip_lr: float = 0.01
+    refit: Annotated[float, Field(ge=0, le=1)] = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
     validation: Share = 0.1
     selection: Literal["best", "last"] = "best"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from aescli.models.checkpoint import Preprocessing
 from aescli.models.mobilenet import fold_norms
-from aescli.models.momamba import pool_levels
+from aescli.models.momamba import mirrored
 from aescli.runtime import available_cpus
 from aescli.training.config import AugmentConfig
 from aescli.training.samples import Pictures
@@ -39,6 +39,8 @@ def to_input(crops: Sequence[np.ndarray], preprocessing: Preprocessing, device: 
 class LivePictures:
     """Batches straight from pixels: augmented anew in every epoch."""
 
+    folder = None
+
     def __init__(self, pictures: Pictures, config: AugmentConfig | None, device: torch.device) -> None:
         self.pictures, self.config, self.device = pictures, config, device
 
@@ -53,6 +55,17 @@ class LivePictures:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not encoder.cut):
             return encoder.lower(batch[0])
 
+    def sides(
+        self, encoder: nn.Module, batch_size: int, scale: float | None
+    ) -> Iterator[tuple[list[Tensor], ...]]:
+        """Yield the frozen part's (states, states of the mirror images) of all clean pictures in turn.
+
+        scale: of the mirror images, as `models.momamba.mirrored` has it; None leaves them out.
+        """
+        for (images,) in self.batches(range(len(self.pictures.samples)), batch_size, None):
+            sides = [images] if scale is None else [images, mirrored(images, scale)]
+            yield tuple(encoder.lower(side) for side in sides)
+
 
 class CachedFeatures:
     """The lower half's output for every picture and view, as float16 in memory-mapped files under `folder`."""
@@ -61,20 +74,32 @@ class CachedFeatures:
         self, folder: Path, pictures: Pictures, encoder: nn.Module, config: AugmentConfig, views: int,
         device: torch.device, progress=lambda iterable, **_: iterable,
     ) -> None:  # fmt: skip
-        self.views, self.device, self.pictures = views, device, pictures
+        self.views, self.device, self.pictures, self.progress = views, device, pictures, progress
         key = features_key(pictures, encoder, config)
         self.folder = folder / key
         self.folder.mkdir(parents=True, exist_ok=True)
         fused = fold_norms(encoder)
-        self.arrays = {view: self._view(view, fused, config, progress) for view in (CLEAN, *range(views))}
+        self.arrays = {CLEAN: self._view("clean", self._clean, fused)}
+        for view in range(views):
 
-    def _view(self, view: int, encoder: nn.Module, config: AugmentConfig, progress) -> list[np.ndarray]:
-        name = "clean" if view == CLEAN else f"view{view}"
+            def augmented(indices: range, view: int = view) -> Tensor:
+                return self._input([pictures.augmented(i, view, config) for i in indices])
+
+            self.arrays[view] = self._view(f"view{view}", augmented, fused)
+
+    def _input(self, crops: list[np.ndarray]) -> Tensor:
+        return to_input(crops, self.pictures.preprocessing, self.device)
+
+    def _clean(self, indices: range) -> Tensor:
+        return self._input([self.pictures.clean(i) for i in indices])
+
+    def _view(self, name: str, images: Callable[[range], Tensor], encoder: nn.Module) -> list[np.ndarray]:
+        """The files of one view, made if they are not there; `images` gives the encoder's input for some pictures."""
         index = self.folder / f"{name}.json"
         if not index.is_file():
             count, files, arrays = len(self.pictures.samples), [], []
-            batches = self._compute(None if view == CLEAN else view, encoder, config)
-            for start, states in progress(batches, desc=f"features {name}", total=-(-count // _BATCH)):
+            batches = self._compute(images, encoder)
+            for start, states in self.progress(batches, desc=f"features {name}", total=-(-count // _BATCH)):
                 if not arrays:
                     files = [f"{name}-{i}.npy" for i in range(len(states))]
                     arrays = [
@@ -91,32 +116,47 @@ class CachedFeatures:
             index.write_text(json.dumps(files))  # last: its presence says that the view is complete
         return [np.load(self.folder / file, mmap_mode="r") for file in json.loads(index.read_text())]
 
-    def _compute(self, epoch: int | None, encoder: nn.Module, config: AugmentConfig):
+    def _compute(self, images: Callable[[range], Tensor], encoder: nn.Module):
         """Yield (first index, states) of all pictures. On a CPU, whole batches side by side with one thread each:
         threads inside an operation wait for each other whenever anything else runs."""
-        pictures = self.pictures
-        starts = range(0, len(pictures.samples), _BATCH)
+        count = len(self.pictures.samples)
 
         def make(start: int):
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # of this thread only
-            indices = range(start, min(start + _BATCH, len(pictures.samples)))
-            crops = [
-                pictures.clean(i) if epoch is None else pictures.augmented(i, epoch, config) for i in indices
-            ]
             with torch.inference_mode():
-                states = encoder.lower(to_input(crops, pictures.preprocessing, self.device))
+                states = encoder.lower(images(range(start, min(start + _BATCH, count))))
                 return start, [state.half().cpu().numpy() for state in states]
 
         threads = available_cpus()
         with ThreadPoolExecutor(threads) as pool:
             pending = deque()
-            for start in starts:
+            for start in range(0, count, _BATCH):
                 pending.append(pool.submit(make, start))
                 if len(pending) > 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+
+    def sides(
+        self, encoder: nn.Module, batch_size: int, scale: float | None
+    ) -> Iterator[tuple[list[Tensor], ...]]:
+        """As of `LivePictures`, from files; those of the mirror images are made when they are asked for first."""
+        sides = [self.arrays[CLEAN]]
+        if scale is not None:
+
+            def turned(indices: range) -> Tensor:
+                return mirrored(self._clean(indices), scale)
+
+            sides.append(self._view(f"mirror{scale:g}", turned, fold_norms(encoder)))
+        for start in range(0, len(self.pictures.samples), batch_size):
+            part = slice(start, start + batch_size)
+            yield tuple(
+                self.states(encoder, [self._tensor(array[part]) for array in arrays]) for arrays in sides
+            )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device).float()
 
     def batches(self, indices: Sequence[int], batch_size: int, epoch: int | None) -> Iterator[list[Tensor]]:
         """Yield states for consecutive runs of `indices`; each picture's view changes from epoch to epoch."""
@@ -131,9 +171,7 @@ class CachedFeatures:
             part = slice(start, start + batch_size)
             rows = list(zip(views[part], indices[part], strict=True))
             yield [
-                torch.from_numpy(np.stack([self.arrays[v][level][i] for v, i in rows]))
-                .to(self.device)
-                .float()
+                self._tensor(np.stack([self.arrays[v][level][i] for v, i in rows]))
                 for level in range(len(self.arrays[CLEAN]))
             ]
 
@@ -143,15 +181,15 @@ class CachedFeatures:
 
 @torch.inference_mode()
 def pooled_features(
-    encode: Callable[[list[Tensor]], list[Tensor]], batches: Iterable[list[Tensor]], path: Path | None
+    pooled: Callable[[list[Tensor]], Tensor], batches: Iterable[list[Tensor]], path: Path | None
 ) -> np.ndarray:
-    """(n, Σ C_i) float32: the pooled levels that `encode` gives for all `batches`, in their order.
+    """(n, d) float32: the features (B, d) that `pooled` gives for all `batches`, in their order.
 
     path: a .npy file that keeps them. If it is there it is read and no batch is asked for; else it appears whole.
     """
     if path is not None and path.is_file():
         return np.load(path)
-    features = np.concatenate([pool_levels(encode(batch)).float().cpu().numpy() for batch in batches])
+    features = np.concatenate([pooled(batch).float().cpu().numpy() for batch in batches])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f"{path.name}.{os.getpid()}")

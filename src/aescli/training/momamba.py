@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from aescli.data.labels import score_to_class
 from aescli.evaluation.metrics import classification_metrics, regression_metrics
-from aescli.models.momamba import MoMambaOutput
+from aescli.models.momamba import MoMambaOutput, pool_statistics
 from aescli.presets import Preset
 from aescli.training.config import TrainConfig
 from aescli.training.distributed import Group
+from aescli.training.features import pooled_features
 from aescli.training.losses import MoMambaLoss, certainty
 from aescli.training.objective import Blend, Objective, pearson
 from aescli.training.probe import fit_skips
+from aescli.training.refit import ClosingRidge
 from aescli.training.samples import Pictures, TrainingSample
 from aescli.training.teacher import teach
+from aescli.training.trainer import choose_dtype
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class MoMambaObjective(Objective):
         )
         counts = torch.bincount(classes, minlength=len(cuts) + 1).float()
         self.loss = MoMambaLoss(config.loss, cuts, counts)
+        self.closing: Callable[[nn.Module], None] | None = None
 
     def groups(self, rows: Tensor) -> Tensor:
         return self.targets.head[rows]
@@ -82,6 +86,10 @@ class MoMambaObjective(Objective):
             score, weight = blend(score), blend(weight)
             teacher = None if teacher is None else blend(teacher)
         return self.loss(output, score, weight, head, teacher)
+
+    def finish(self, model: nn.Module) -> None:
+        if self.closing is not None:
+            self.closing(model)
 
     def judge(self, outputs: MoMambaOutput, indices: np.ndarray) -> tuple[dict[str, float], float]:
         head = self.targets.head.cpu().numpy()[indices]
@@ -118,23 +126,59 @@ def make_objective(
     """
     config, cuts = preset.train, preset.data.class_cuts
     targets = Targets.of(pictures.samples)
-    loss = config.loss
+    loss, closing = config.loss, None
+    has_score_skips = model.skips is not None and "regression" in model.skips
+    share = config.refit if has_score_skips else 0.0
     if config.probe and model.skips is not None:
         if group.first:
             chosen = fit_skips(model, source, targets, train, cuts, loss.label_sigma, loss.rater_noise)
             log("linear probe, ridge strengths: " + ", ".join(f"{k} {v:g}" for k, v in chosen.items()))
         group.spread([*model.skips.parameters(), *model.heads.parameters()])
+    own = None
+    if group.first and (loss.teacher or share):
+        name = f"skips-{mirror_scale(model)}.npy"
+        own = skip_features(model, source, source.folder and source.folder / name)
     if loss.teacher:
         heads = len(preset.model.score_heads)
         opinions = torch.empty(len(pictures.samples), heads, device=device)
         if group.first:
             noise = loss.rater_noise
             opinions = teach(
-                config.teacher, model.encoder, pictures, targets, train, heads, noise, device, features, log
+                config.teacher, own, pictures, targets, train, heads, noise, device, features, log
             ).to(device)  # fmt: skip
         group.spread([opinions])
         targets = replace(targets, teacher=opinions)
-    return MoMambaObjective(targets, config, cuts, train, device)
+    if share and group.first:
+        ridge = ClosingRidge(own, targets, train, loss.rater_noise)
+        found = ", ".join(f"head {h} {strength:g}" for h, strength in ridge.strengths.items())
+        log(f"closing ridge regression, strengths: {found}")
+
+        def closing(trained: nn.Module) -> None:
+            ridge.close(trained, skip_features(trained, source, None), share)
+
+    objective = MoMambaObjective(targets, config, cuts, train, device)
+    objective.closing = closing
+    return objective
+
+
+def mirror_scale(model: nn.Module) -> float | None:
+    """How the model sees a picture's mirror image in scoring; None: not at all."""
+    return model.config.mirror_scale if model.config.flip_average else None
+
+
+def skip_features(model: nn.Module, source, cache: Path | None) -> np.ndarray:
+    """(pictures, d): what the model's skips see of every clean picture in scoring. cache: a file to keep it in."""
+    kind = source.device.type
+    dtype = choose_dtype("auto", source.device)
+
+    def pooled(sides: tuple[list[Tensor], ...]) -> Tensor:
+        with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+            levels = [model.encoder.upper(side) for side in sides]
+        return sum(pool_statistics(side) for side in levels) / len(levels)
+
+    model.eval()
+    with torch.inference_mode():
+        return pooled_features(pooled, source.sides(model.encoder, 64, mirror_scale(model)), cache)
 
 
 def test_metrics(outputs: MoMambaOutput, samples: Sequence[TrainingSample], preset: Preset) -> dict[str, Any]:

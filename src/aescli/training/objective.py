@@ -34,6 +34,9 @@ class Objective(nn.Module):
         """Named loss terms and their sum, `total`. states: what the encoder's upper half was given."""
         raise NotImplementedError
 
+    def finish(self, model: nn.Module) -> None:
+        """What is done to the trained model before it is tested; nothing unless said otherwise."""
+
     def judge(self, outputs: NamedTuple, indices: np.ndarray) -> tuple[dict[str, float], float]:
         """Validation figures of the pictures at `indices`, and the one (higher is better) that chooses the epoch."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """A linear model of the encoder's pooled levels, in closed form: where the heads' skips start.
 
+Of the two kinds of features that a skip sees it uses the means; the deviations start at zero.
 Ridge regression for the scores, one per score head; for the classes, ridge regression of log odds of the soft labels.
 The decoder's own heads start at zero beside it. Knows models with skips and batches; knows nothing about data sets.
 """
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aescli.models.momamba import pool_levels
 from aescli.training.features import pooled_features
 from aescli.training.losses import certainty, soft_classes
 
@@ -80,7 +82,7 @@ def fit_skips(
 
     def pooled(view: int | None) -> np.ndarray:
         return pooled_features(
-            lambda batch: model.encoder.upper(source.states(model.encoder, batch)),
+            lambda batch: pool_levels(model.encoder.upper(source.states(model.encoder, batch))),
             source.batches(everything, 64, view),
             cache and cache / f"pooled-{'clean' if view is None else view}.npy",
         )
@@ -117,7 +119,8 @@ def fit_skips(
 
 def _assign(skip: nn.Linear, row: int, beta: np.ndarray, bias: np.ndarray) -> None:
     with torch.no_grad():
-        skip.weight[row] = torch.from_numpy(beta[0]).to(skip.weight)
+        skip.weight[row].zero_()
+        skip.weight[row, : beta.shape[1]] = torch.from_numpy(beta[0]).to(skip.weight)
         skip.bias[row] = float(bias[0])
 
 

@@ -256,6 +256,7 @@ def train_model(
         group.wait()
         return {}
     settle(model)  # what is tested is what a checkpoint stores
+    objective.finish(model)
     metrics: dict[str, Any] = {"history": trainer.history}
     pictures = LivePictures(data.pictures, preset.train.augment, device)
     for name, positions in parts.test.items():
