@@ -5,28 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from aescli.models.checkpoint import Preprocessing
 from aescli.models.encoders import EncoderConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig, mirrored, pool_statistics
 from aescli.models.same import SAMEConfig
 from aescli.training.config import AugmentConfig
 from aescli.training.features import CachedFeatures, LivePictures
 from aescli.training.momamba import skip_features
-from aescli.training.samples import Pictures, TrainingSample
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    samples = []
-    for i in range(5):
-        pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        samples.append(TrainingSample(str(i), tmp_path / f"{i}.png", 3.0, 0))
-    return Pictures(samples, Preprocessing(size=32, faces=False))
+def pictures(noise_pictures):
+    return noise_pictures(5)
 
 
 @pytest.fixture

@@ -62,13 +62,8 @@ class _Encoder(nn.Module):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    samples = []
-    for i in range(3):
-        pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        samples.append(TrainingSample(str(i), tmp_path / f"{i}.png", 3.0, 0))
-    return Pictures(samples, Preprocessing(size=32, faces=False))
+def pictures(noise_pictures):
+    return noise_pictures(3)
 
 
 def test_features_are_of_both_sides_and_kept(pictures, tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def fit_skips(
     Returns the ridge strengths that cross-validation within `train` chose.
     """
     model.eval()
-    cache = getattr(source, "folder", None)
+    cache = source.folder
     everything = np.arange(len(targets.score))
 
     def pooled(view: int | None) -> np.ndarray:
