@@ -86,10 +86,11 @@ class Bench:
         self.files = [f.path for f in find_images([folder])]
         self.part = self.files[:part]  # a stage alone needs fewer images than the whole run
         self.predictor, self.workers = predictor, workers
-        self.side = predictor.preprocessing.size
+        self.preparer = Preparer(predictor.preprocessing)
+        self.target = self.preparer.target
         self.detector = FaceDetector()
         self.threads = ThreadPoolExecutor(workers)
-        self.decoded = [load_image(path, self.side).pixels for path in self.part[:DIFFERENT]]
+        self.decoded = [load_image(path, self.target).pixels for path in self.part[:DIFFERENT]]
         p = predictor.preprocessing
         faces = [self.detector(pixels)[0] for pixels in self.decoded]
         crops = [
@@ -99,7 +100,7 @@ class Bench:
         self.batch = np.stack([crops[k % len(crops)] for k in range(predictor.batch_size)])
 
     def decode(self) -> int:
-        return len(list(self.threads.map(lambda path: load_image(path, self.side).scale, self.part)))
+        return len(list(self.threads.map(lambda path: load_image(path, self.target).scale, self.part)))
 
     def detect(self) -> int:
         jobs = [self.decoded[k % len(self.decoded)] for k in range(len(self.part))]
@@ -119,7 +120,7 @@ class Bench:
         writer = open_writer("csv", sink, Layout())
         summary = run(
             find_images(self.files),
-            Preparer(self.predictor.preprocessing),
+            self.preparer,
             self.predictor,
             StreamOutput(sink, writer),
             batch_size=self.predictor.batch_size,

@@ -1,21 +1,26 @@
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aescli.data.faces import Face, align_face
+from aescli.data.faces import Face, FaceDetector, align_face
 from aescli.data.finding import Found
 from aescli.data.framing import square_resize, stretch_resize
 from aescli.data.images import load_image
 from aescli.errors import UsageError
 from aescli.models.checkpoint import Preprocessing
+from aescli.scoring import prepare
 from aescli.scoring.prepare import Preparer
 from aescli.scoring.rows import NO_FACE
 
 SHAPE = SimpleNamespace(size=64, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
 WHOLE = SimpleNamespace(size=64, fit="pad", faces=False, eye_mouth=0.36, eye_y=0.39)
+
+PHOTOS = Path(__file__).parents[1] / "photos"
+FACES = 2 * 64  # what the decoder is asked for where faces are looked for
 
 
 def face(x: float, y: float, width: float) -> Face:
@@ -27,9 +32,8 @@ def face(x: float, y: float, width: float) -> Face:
 
 @pytest.fixture
 def photo(tmp_path):
-    """640 × 480: decoded at a quarter of its size for crops of 64 pixels (short side 120 < 2·64: at a
-    half)."""
-    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    """1280 × 960: decoded at half its size where faces are looked for, at a quarter where the whole is scored."""
+    noise = np.random.default_rng(0).integers(0, 255, (960, 1280, 3), np.uint8)
     path = tmp_path / "photo.png"
     Image.fromarray(noise).save(path)
     return str(path)
@@ -43,7 +47,8 @@ def test_boxes_are_in_pixels_of_the_original(photo):
         return [face(60, 40, 110), face(10, 150, 60)]
 
     prepared = Preparer(SHAPE, "all", detect)(Found(photo))
-    scale = seen[0][0][1] / 640
+    scale = seen[0][0][1] / 1280
+    assert scale == 0.5
     assert seen[0][1] is True
     assert [c.face_index for c in prepared.crops] == [0, 1]
     assert prepared.crops[0].face == tuple(round(v / scale) for v in (60, 40, 170, 150))
@@ -69,7 +74,7 @@ def test_which_faces_are_cropped(photo, mode, count, find_all):
 
 def test_the_crop_is_the_canonical_one(photo):
     prepared = Preparer(SHAPE, "largest", lambda pixels, find_all: [face(60, 40, 110)])(Found(photo))
-    pixels = load_image(photo, 64).pixels
+    pixels = load_image(photo, FACES).pixels
     expected = align_face(pixels, face(60, 40, 110).landmarks, 64, 0.36, 0.39)
     np.testing.assert_array_equal(prepared.crops[0].pixels, expected)
 
@@ -77,9 +82,9 @@ def test_the_crop_is_the_canonical_one(photo):
 def test_a_small_face_is_cut_from_a_larger_decode(photo):
     """A face that would have to be enlarged keeps the detail that the original has."""
     small = face(30, 30, 30)
-    reduced, full = load_image(photo, 64).pixels, load_image(photo, 10_000).pixels
-    assert full.shape[1] == 640 > reduced.shape[1]
-    ratio = 640 / reduced.shape[1]
+    reduced, full = load_image(photo, FACES).pixels, load_image(photo, 10_000).pixels
+    assert full.shape[1] == 1280 > reduced.shape[1]
+    ratio = 1280 / reduced.shape[1]
     prepared = Preparer(SHAPE, "largest", lambda pixels, find_all: [small])(Found(photo))
     sharp = align_face(full, small.landmarks * ratio, 64, 0.36, 0.39)
     np.testing.assert_array_equal(prepared.crops[0].pixels, sharp)
@@ -87,11 +92,40 @@ def test_a_small_face_is_cut_from_a_larger_decode(photo):
     assert sharp.std() > 1.2 * blurred.std()
 
 
+def test_one_decode_is_enough_for_a_face_of_a_quarter_of_the_frame(photo, monkeypatch):
+    """The decode of a 12-megapixel JPEG is a quarter of its whole cost."""
+    asked = []
+    real = prepare.load_image
+    monkeypatch.setattr(
+        prepare, "load_image", lambda path, target: asked.append(target) or real(path, target)
+    )
+    found = Preparer(SHAPE, "auto", lambda pixels, find_all: [face(100, 100, 120)])(Found(photo))
+    assert len(found.crops) == 1
+    assert asked == [FACES]
+
+
+def test_somebody_small_in_a_large_photo_is_found(tmp_path):
+    """A face of 80 px in 12 megapixels."""
+    with Image.open(PHOTOS / "coffee.jpg") as image:
+        scene = image.convert("RGB").resize((4000, 3000))
+    with Image.open(PHOTOS / "portrait.jpg") as image:
+        portrait = np.asarray(image.convert("RGB"))
+    box = FaceDetector()(portrait)[0].box
+    factor = 80 / (box[3] - box[1])
+    size = round(portrait.shape[1] * factor), round(portrait.shape[0] * factor)
+    scene.paste(Image.fromarray(portrait).resize(size), (2500, 400))
+    scene.save(tmp_path / "scene.jpg", quality=90)
+    shape = SimpleNamespace(size=160, fit="pad", faces=True, eye_mouth=0.36, eye_y=0.39)
+    (crop,) = Preparer(shape)(Found(str(tmp_path / "scene.jpg"))).crops
+    expected = [2500 + box[0] * factor, 400 + box[1] * factor, 2500 + box[2] * factor, 400 + box[3] * factor]
+    assert np.abs(np.array(crop.face) - expected).max() < 40
+
+
 def test_auto_scores_a_tight_crop_whole_and_largest_aligns_it(photo):
     def detect(pixels, find_all):
         return [face(20, 10, min(pixels.shape[:2]) - 20)]
 
-    whole = square_resize(load_image(photo, 64).pixels, 64)
+    whole = square_resize(load_image(photo, FACES).pixels, 64)
     auto = Preparer(SHAPE, "auto", detect)(Found(photo)).crops
     np.testing.assert_array_equal(auto[0].pixels, whole)
     assert auto[0].face is not None

