@@ -62,6 +62,15 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         _encoder(weights=str(tmp_path / "bad.pth"))
 
 
+def test_joined_encoders_are_rounded_alike():
+    """A checkpoint packs all of them with the bits of the first."""
+    second = EncoderConfig(name="tf_efficientnet_lite0", levels=(3, 7), bits=8)
+    with pytest.raises(AesError, match=r"encoder\.also: set bits to 6 for all"):
+        build_encoder(
+            EncoderConfig(name="mobilenetv1", levels=(2,), pooling="statistics", bits=6, also=(second,))
+        )
+
+
 def test_two_encoders_join_their_statistics():
     joined = build_encoder(
         EncoderConfig(
