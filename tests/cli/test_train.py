@@ -64,6 +64,10 @@ def test_a_csv_and_a_folder_become_a_checkpoint_that_scores(table, capsys):
     assert (table / "run" / "checkpoint" / "model.safetensors").is_file()
     assert not (table / "run" / "features").exists()
     assert json.loads((table / "run" / "run.json").read_text())["preset"]["train"]["epochs"] == 1
+    assert "starts from random weights. --init FILE" in captured.err
+    card = json.loads((table / "run" / "checkpoint" / "card.json").read_text())
+    assert card["origin"] == "The encoder (mobilenetv1) starts from random weights."
+    assert "Changed: model.encoder, model.width=8, " in card["description"]
     assert _aes("score", table / "pictures", "--model", table / "run", "--faces", "none", "--quiet") == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 24
@@ -129,8 +133,11 @@ def test_dry_run_refuses_what_the_run_would_refuse(table, capsys, preset, why):
 def test_dry_run_with_data_counts_without_training(table, capsys):
     words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
     assert _aes(*words) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "24 label rows" in out
+    assert "scores mapped linearly from" not in err
+    assert _aes(*words, "--label-scale", "0,10") == 0
+    assert "scores mapped linearly from 0–10 to the model's 1–5" in capsys.readouterr().err
     assert re.search(r"training 17, validation 2, test \S+ 5 images", out), out
     assert not (table / "run").exists()
 

@@ -247,6 +247,27 @@ def test_aadb_and_tad66k(tmp_path, kind, column, high):
     assert read_dataset("auto", home / "train.csv").name == kind
 
 
+@pytest.mark.parametrize("inside", ["labels", "labels/merge"])
+@pytest.mark.parametrize("data", ["", "labels"])
+def test_tad66k_as_its_repository_lays_it_out(tmp_path, inside, data):
+    home = tmp_path / "TAD66K"
+    write(home / inside / "train.csv", "image,score\na.jpg,5\n")
+    write(home / inside / "test.csv", "image,score\nb.jpg,6\n")
+    for name in ("a.jpg", "b.jpg"):
+        picture(home / "40K" / name)
+    source = home / (inside if data else "")
+    dataset = read_dataset("auto", source)
+    assert dataset.name == "tad66k"
+    assert [(s.path.name, s.split) for s in dataset.samples] == [("a.jpg", "train"), ("b.jpg", "test")]
+
+
+@pytest.mark.parametrize("votes", [[1] * 8, [1] * 6, ["x"] * 7])
+def test_one_bad_row_at_the_top_hides_no_votes(tmp_path, votes):
+    text = f"index,label\n1,{spaced(votes)}\n2,0 0 1 3 4 2 0\n3,0 1 1 3 4 2 0\n"
+    dataset = read_dataset("auto", write(tmp_path / "votes.csv", text), match_images=False)
+    assert (dataset.name, len(dataset), [p.line for p in dataset.notes.bad]) == ("photonet", 2, [2])
+
+
 def test_image_and_score_alone_are_no_benchmark(tmp_path):
     path = write(tmp_path / "mine.csv", "image,score\na.jpg,3\n")
     # The three folders above count as well as the file's name.
@@ -279,6 +300,13 @@ def para_folder(folder: Path) -> Path:
     for name in ("session1/iaa_pub1_.jpg", "session1/iaa_pub2_.jpg", "session2/iaa_pub71_.jpg"):
         picture(folder / "imgs" / name)
     return folder
+
+
+def test_para_without_its_score_is_refused_by_name(tmp_path):
+    for file in (para_folder(tmp_path) / "annotation").glob("PARA-Giaa*.csv"):
+        file.write_text(file.read_text().replace("aestheticScore_mean", "other"))
+    with pytest.raises(AesError, match=r"PARA-GiaaTrain\.csv.*no column aestheticScore_mean"):
+        read_dataset("auto", tmp_path)
 
 
 @pytest.mark.parametrize("data", ["", "annotation"])

@@ -27,9 +27,26 @@ def test_names_that_two_images_share_belong_to_the_one_whose_folder_fits(tmp_pat
     assert (comments("x/a/1.jpg"), comments("x/b/1.jpg"), comments("x/c/1.jpg")) == ("first", "second", None)
 
 
+def test_a_comment_on_one_photo_is_not_read_for_its_namesake_elsewhere(tmp_path):
+    comments = Comments(_table(tmp_path, "image,comment\na/x.jpg,about a\n/old/place/c/x.jpg,about c\n"))
+    assert comments("photos/b/x.jpg") is None
+    assert comments("photos/a/x.jpg") == "about a"
+    assert comments("c/x.jpg") == "about c"  # the table may start higher
+    assert comments.shared == []
+
+
+def test_a_row_without_folders_that_means_two_photos_is_named(tmp_path):
+    comments = Comments(_table(tmp_path, "image,comment\nx.jpg,about x\nother/cat.jpg,other\ncat,this\n"))
+    assert [comments(p) for p in ("a/x.jpg", "b/x.jpg", "ph/cat.jpg")] == ["about x", "about x", "this"]
+    (sentence,) = comments.shared
+    assert "'x.jpg' was read for several images (a/x.jpg, b/x.jpg)" in sentence
+    assert comments.unused == ["other/cat.jpg"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("image,comment\n1.jpg,a,b\n", "not one comment .*3 cells where the first row has 2"),
         ("image,words\n1.jpg,fine\n", "no column comment; it has: image, words"),
         ("image,comment\n1.jpg,\n", "not one comment"),
         ("", "is empty"),

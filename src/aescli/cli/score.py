@@ -276,8 +276,9 @@ def score(
     output = open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
     if isinstance(output, FileOutput):
         if resume and not output.journal.known_count:
+            whole = " (it is complete)" if os.path.exists(out or "") else ""
             note(
-                f"aes: nothing to resume beside {printable(out or '')}; starting from the first image",
+                f"aes: nothing to resume beside {printable(out or '')}{whole}; starting from the first image",
                 quiet=quiet,
             )
         if output.given_up:
@@ -321,6 +322,8 @@ def score(
         note(f"aes: {printable(out or '')} was left as it was", quiet=quiet)
     for line in picks.report():
         note(f"aes: {line}", quiet=quiet)
+    for sentence in written.shared[:5] if written is not None else ():
+        note(f"aes: --comments: {sentence}", quiet=quiet)
     if written is not None and shard is None and not resume and (unused := written.unused):
         note(
             f"aes: {len(unused)} of {len(written)} comments match no image; the first: {unused[0]}",

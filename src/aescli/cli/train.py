@@ -173,9 +173,12 @@ def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, option
     typer.echo(f"preset {preset.name}: {preset.description}".rstrip(": "))
     for line in describe_model(preset):
         typer.echo(line)
+    typer.echo(_start(preset))
     if not sources:
         return
-    loaded = read_training_data(preset, sources, images, options, fold, without_labels=unlabelled)
+    loaded = read_training_data(
+        preset, sources, images, options, fold, lambda line: note(line, quiet=False), unlabelled
+    )
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():
             typer.echo(line)
@@ -187,6 +190,14 @@ def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, option
         typer.echo(line)
     if loaded.pictures.without_face:
         typer.echo(f"{loaded.pictures.without_face} images without a recognisable face are used whole")
+
+
+def _start(preset: Any) -> str:
+    from aescli.training.run import origin
+
+    encoder = preset.model.encoder
+    hint = "" if encoder.weights or encoder.pretrained else " --init FILE gives it learnt ones."
+    return origin(encoder) + hint
 
 
 def _left_out(loaded: Any, parts: Any) -> list[str]:
@@ -224,6 +235,7 @@ def _train(
     note(f"training {len(parts.train)}, validation {len(parts.validation)} images", quiet=quiet)
     for line in _left_out(loaded, parts):
         note(line, quiet=quiet)
+    note(_start(preset), quiet=quiet)
     own = out / "features"
     metrics = train_model(
         preset,

@@ -41,22 +41,37 @@ class Comments:
             if name and text:
                 self._texts[name] = f"{self._texts[name]} {text}" if name in self._texts else text
         if not self._texts:
-            raise AesError(f"--comments {path}: not one comment in the column '{column}'")
-        self._index = NameIndex(self._texts)
-        self._asked: set[str] = set()
+            why = f": {self.problems[0]}" if self.problems else ""
+            raise AesError(f"--comments {path}: not one comment in the column '{column}'{why}")
+        self._index = NameIndex(self._texts, folders=True)
+        self._asked: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def __call__(self, path: str) -> str | None:
-        """The comment on an image, by its path or by any unambiguous shorter spelling of it; None without one."""
+        """The comment on an image, by its path or by any unambiguous shorter spelling of it; None without one.
+
+        Images come one at a time, so that a row `x.jpg` means both a/x.jpg and b/x.jpg shows with the second only:
+        see `shared`.
+        """
         name, _ = self._index.find((path, os.path.splitext(path)[0]))
         if name is None:
             return None
-        self._asked.add(name)
+        if self._asked.setdefault(name, path) != path:
+            self._shared.setdefault(name, path)
         return self._texts[name]
 
     @property
     def unused(self) -> list[str]:
         """The images, as the table names them, that nobody asked for."""
         return [name for name in self._texts if name not in self._asked]
+
+    @property
+    def shared(self) -> list[str]:
+        """Sentences about rows that were read for several images."""
+        return [
+            f"'{name}' was read for several images ({self._asked[name]}, {other}); name their folders in the table"
+            for name, other in self._shared.items()
+        ]

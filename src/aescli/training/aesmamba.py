@@ -92,10 +92,10 @@ class AesMambaObjective(Objective):
                     why = "no training picture says how many votes each got; set its outputs to 1 to learn the mean"
                     if a == model.score_index and other:
                         steps = ", ".join(map(str, sorted(other)))
-                        why = (
-                            f"the pictures have votes over {steps}; take a preset for these, such as "
-                            "aesmamba-v-photonet for 7"
-                        )
+                        known = {10: "aesmamba-v-ava", 7: "aesmamba-v-photonet"}
+                        such = [f"such as {known[k]} for {k}" for k in sorted(other) if k in known]
+                        why = f"the pictures have votes over {steps}; take a preset for these"
+                        why = ", ".join([why, *such])
                     raise UsageError(
                         f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
                         f"{why}"

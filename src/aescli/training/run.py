@@ -19,7 +19,7 @@ from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
 from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
 from aescli.errors import UsageError
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint
-from aescli.models.encoders import encoder_statistics
+from aescli.models.encoders import EncoderConfig, encoder_statistics
 from aescli.models.rounding import settle
 from aescli.presets import Preset
 from aescli.training.distributed import Group
@@ -74,6 +74,10 @@ def read_training_data(
             dataset, originals = _with_whole_photos(dataset, source, images)
         _check_fold(dataset, fold)
         log(f"{dataset.name}: {len(dataset)} images from {source}")
+        low, high = preset.model.score_range
+        if dataset.scale != (low, high):
+            of, to = (f"{a:g}–{b:g}" for a, b in (dataset.scale, (low, high)))
+            log(f"{dataset.name}: scores mapped linearly from {of} to the model's {to}")
         offsets.append(len(samples))
         samples += training_samples(dataset, head, preset.model.score_range, originals)
         datasets.append(dataset)
@@ -324,6 +328,15 @@ def with_statistics(preset: Preset, model: torch.nn.Module) -> Preset:
     return replace(preset, preprocessing=replace(preset.preprocessing, mean=mean, std=std, size=size))
 
 
+def origin(encoder: EncoderConfig) -> str:
+    """One sentence: what the encoder knows when training begins."""
+    if encoder.weights:
+        return f"The encoder ({encoder.name}) starts from {Path(encoder.weights).name}."
+    if encoder.pretrained:
+        return f"The encoder ({encoder.name}) starts from timm's pretrained weights."
+    return f"The encoder ({encoder.name}) starts from random weights."
+
+
 def make_card(preset: Preset, data: TrainingData, metrics: dict[str, Any], parts: Parts) -> Card:
     sets = ", ".join(f"{d.name} ({len(d)} images)" for d in data.datasets)
     return Card(
@@ -337,4 +350,5 @@ def make_card(preset: Preset, data: TrainingData, metrics: dict[str, Any], parts
         + (", ".join(f"{k} {len(v)}" for k, v in parts.test.items()) or "none"),
         metrics={k: v for k, v in metrics.items() if k != "history"},
         licence="The weights inherit the terms of their training data.",
+        origin=origin(preset.model.encoder),
     )

@@ -85,6 +85,8 @@ def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dat
     if kind == "flickr-aes" or (kind == "para" and not scored.is_para(stream_table(parts[0].path).columns)):
         from aescli.data.datasets.ratings import read_means
 
+        if source.is_dir():  # lists of means; ratings come in one file
+            raise AesError(f"{parts[0].path}: not PARA's list of means: {scored.para_lacks(parts[0].path)}")
         return read_means(kind, source, root)
     fixed = {
         "aadb": scored.read_aadb, "tad66k": scored.read_tad66k, "para": scored.read_para,

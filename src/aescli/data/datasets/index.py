@@ -25,11 +25,16 @@ def normal_name(name: str) -> str:
 
 
 class NameIndex:
-    """Names (file names, relative or absolute paths), found by any unambiguous other spelling."""
+    """Names (file names, relative or absolute paths), found by any unambiguous other spelling.
+
+    folders: names in folders that contradict each other (a/x.jpg, b/x.jpg) are not the same; needed where what will
+    be looked for cannot be told in advance (`expect`).
+    """
 
     NOTHING = "nothing has this name"
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], *, folders: bool = False):
+        self._folders = folders
         self._exact: dict[str, str] = {}
         self._folded: dict[str, list[str]] = {}
         self._by_base: dict[str, list[str]] = {}
@@ -89,7 +94,8 @@ class NameIndex:
             ending = "/" + "/".join(parts).casefold()
             deeper = [hit for hit in hits if f"/{normal_name(hit).casefold()}".endswith(ending)]
             # 3. Folders that differ altogether: the bare name decides only if nothing else bears it.
-            hits = deeper or (hits if len(hits) == 1 and self._expected[base] <= 1 else [])
+            alone = len(hits) == 1 and self._expected[base] <= 1 and not self._folders
+            hits = deeper or (hits if alone else [])
         return hits
 
 

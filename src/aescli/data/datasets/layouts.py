@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from aescli.data.datasets import mebeauty, scored, scut, votes
@@ -27,6 +28,7 @@ _LISTED = ("ava", "ava-captions", "photonet", "photonet-captions", "aadb", "tad6
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
 _IMAGE_FOLDERS = ("images", "Images", "imgs", "image", "Data_Collection", "40K")
 _LABEL_FOLDERS = ("annotation", "annotations", "label", "labels")
+_MERGED = "merge"  # in TAD66K's labels, beside the lists by theme
 
 # What a folder may hold at once: the first that is there is the data set (PARA's ratings have its means beside them).
 _KNOWN_FILES = (
@@ -89,6 +91,8 @@ def _only_table(kind: str, data: Path) -> Located:
             sets.append(Located(found, data, tuple(parts)))
     if len(sets) == 1:
         return sets[0]
+    if not tables and (inside := _label_folder(data)) is not None:
+        return _only_table(kind, inside)
     what = f"{len(tables)} tables ({', '.join(p.name for p in tables[:4])})" if tables else "no label file"
     raise AesError(f"{data} holds {what}; name the label file itself with --data")
 
@@ -118,7 +122,8 @@ def kind_of(source: Path) -> str:
     rated = ratings.kind_of_columns(columns)
     if rated in ("para", "flickr-aes"):
         return rated
-    voted = votes.kind_of_columns(columns, next(iter(table), (0, []))[1])
+    firsts = (cells for _, cells in islice(table, 20))  # one bad row must not hide what the others are
+    voted = next((kind for cells in firsts if (kind := votes.kind_of_columns(columns, cells))), None)
     if voted is not None:
         return voted
     # An image and a score: only the name of the file, or of a folder around it, can tell whose they are.
@@ -148,6 +153,8 @@ def image_root(located: Located, data: Path, images: Path | str | None) -> Path:
     if located.source.is_dir():  # the official lists lie beside the images' folder
         homes += [located.source.parent, located.source]
     for label_folder in (base, *(part.path.parent for part in located.parts)):
+        if label_folder.name == _MERGED:
+            label_folder = label_folder.parent
         if label_folder.name.casefold() in _LABEL_FOLDERS:
             homes.append(label_folder.parent)
     for home in homes:
@@ -168,6 +175,15 @@ def _find(folder: Path, name: str) -> Path | None:
         for inside in (home, *(home / label for label in _LABEL_FOLDERS)):
             if (inside / name).is_file():
                 return inside / name
+    return None
+
+
+def _label_folder(folder: Path) -> Path | None:
+    """The first folder of labels in a data set's folder that holds tables, itself or in its folder `merge`."""
+    for inside in _LABEL_FOLDERS:
+        for path in (folder / inside, folder / inside / _MERGED):
+            if path.is_dir() and (_tables(path) or _tables(path, (".json",))):
+                return path
     return None
 
 

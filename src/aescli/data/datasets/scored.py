@@ -64,8 +64,18 @@ def read_para(parts: Sequence[Part], images: Path | None) -> Dataset:
     return _assemble("para", _para, parts, images, PARA_SCALE)
 
 
+_PARA = ("imageName", "sessionId", "aestheticScore_mean")
+
+
 def is_para(columns: Iterable[str]) -> bool:
-    return {"imagename", "sessionid", "aestheticscore_mean"} <= {column.casefold() for column in columns}
+    return {name.casefold() for name in _PARA} <= {column.casefold() for column in columns}
+
+
+def para_lacks(path: Path) -> str:
+    """Which columns of PARA's means a table does not have, for a message."""
+    columns = stream_table(path).columns
+    missing = [name for name in _PARA if name.casefold() not in {column.casefold() for column in columns}]
+    return f"no column {', '.join(missing)} (it has: {', '.join(columns)})"
 
 
 def is_sophoappeal(columns: Iterable[str]) -> bool:
