@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -493,3 +494,40 @@ def test_hash_lists_are_read_strictly():
     for token in ("12", "g" * 16, "0" * 17, "0" * 16 + ":"):
         with pytest.raises(ValueError, match="not a hash"):
             parse_hashes([token])
+
+
+# ---------------------------------------------------------------- attributes
+
+
+def test_attributes_are_measured_each_against_labels_of_its_name(tmp_path):
+    data = dataset_of(tmp_path, TRUE, scale=(0, 5))
+    random = np.random.default_rng(0)
+    given = {s.name: {"color": random.uniform(0, 5), "light": random.uniform(0, 5)} for s in data.samples}
+    del given["3.jpg"]["light"]
+    data = replace(data, samples=[replace(s, scores=given[s.name]) for s in data.samples])
+    said = {name: {"color": random.uniform(1, 5), "light": random.uniform(1, 5), "dof": 2.0} for name in TRUE}
+    rows = [PredictedRow(name, score, attributes=said[name]) for name, score in TRUE.items()]
+    result = evaluate(PredictedRows("test", rows, (1.0, 5.0)), data, resamples=50)
+    assert [(a.name, a.n) for a in result.attributes] == [("color", 17), ("light", 16)]
+    for attribute in result.attributes:
+        true = [1 + given[n][attribute.name] * 4 / 5 for n in attribute.images]
+        expected = regression_metrics([said[n][attribute.name] for n in attribute.images], true)
+        for metric, estimate in attribute.metrics.items():
+            assert estimate.value == pytest.approx(expected[metric]), metric
+        assert attribute.metrics["PLCC"].low < attribute.metrics["PLCC"].high
+    assert "not measured, because the labels do not name them: dof" in result.notes
+    text = tables.as_table(result)
+    assert [line.split()[:2] for line in text.splitlines() if line.startswith(("color", "light"))] == [
+        ["color", "17"],
+        ["light", "16"],
+    ]
+    cells = list(csv.DictReader(tables.as_csv(result).splitlines()))
+    assert {row["subset"] for row in cells} >= {"attribute color", "attribute light"}
+    assert [a["subset"] for a in result.to_dict()["attributes"]] == ["color", "light"]
+
+
+def test_labels_without_attributes_say_that_the_score_is_measured(tmp_path):
+    rows = [PredictedRow(name, score, attributes={"color": 2.0}) for name, score in TRUE.items()]
+    result = evaluate(PredictedRows("test", rows, (1.0, 5.0)), dataset_of(tmp_path, TRUE), resamples=0)
+    assert result.attributes == []
+    assert any("the labels name none of what it also predicts (color)" in note for note in result.notes)

@@ -122,7 +122,8 @@ DTypeOption = Annotated[
     DType,
     option(
         "--dtype",
-        help="Arithmetic of the model; auto is fp32 everywhere (default: auto).",
+        help="Arithmetic of the model; auto is fp32 everywhere, bf16 may move a score by 3 % of the range "
+        "(default: auto).",
     ),
 ]
 LabelScaleOption = Annotated[

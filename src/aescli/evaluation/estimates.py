@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,24 @@ class Estimate:
     value: float
     low: float = math.nan
     high: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """name: "all", "clean", "TRAINING DATA", "training part", "column=value" for a subgroup of the main subset, or an
+    attribute.
+
+    data: the arrays behind the metrics, a row for each of `images`.
+    """
+
+    name: str
+    images: list[str]
+    metrics: dict[str, Estimate]
+    data: Predictions = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 from aescli import __version__
 from aescli.data.datasets.base import Dataset, Sample, Scale
 from aescli.errors import AesError, UsageError
+from aescli.evaluation.attributes import measure_attributes
 from aescli.evaluation.class_columns import settle_classes
-from aescli.evaluation.estimates import METRICS, Category, Estimate, by_category, measure, train_test_gap
+from aescli.evaluation.estimates import (
+    METRICS,
+    Category,
+    Estimate,
+    Subset,
+    by_category,
+    measure,
+    train_test_gap,
+)
 from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, named, outside
 
 if TYPE_CHECKING:
@@ -25,23 +34,6 @@ if TYPE_CHECKING:
 
 ALL, CLEAN, TRAINING = "all", "clean", "TRAINING DATA"
 TRAIN_PART = "training part"
-
-
-@dataclass(frozen=True, slots=True)
-class Subset:
-    """name: "all", "clean", "TRAINING DATA", "training part", or "column=value" for a subgroup of the main subset.
-
-    data: the arrays behind the metrics, a row for each of `images`.
-    """
-
-    name: str
-    images: list[str]
-    metrics: dict[str, Estimate]
-    data: Predictions = field(repr=False)
-
-    @property
-    def n(self) -> int:
-        return len(self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class Evaluation:
     """Everything that `aes eval` tells. `subsets[0]` is the one to quote unless it is the training data.
 
     above: a score above it is "good". train: the training part, if asked for; gap: how much worse the main subset
-    is. categories: the main subset by scale category.
+    is. categories: the main subset by scale category. attributes: the main subset's further scores.
     """
 
     dataset: Dataset
@@ -85,6 +77,7 @@ class Evaluation:
     gaps: dict[str, Gap]
     joined: Joined
     categories: list[Category]
+    attributes: list[Subset] = field(default_factory=list)
     train: Subset | None = None
     gap: dict[str, Estimate] = field(default_factory=dict)
     comparison: Comparison | None = None
@@ -141,6 +134,7 @@ class Evaluation:
             "overlap_checked": self.overlap_checked,
             "provenance": self.provenance,
             "subsets": [subset(item, item.name == TRAINING) for item in self.subsets],
+            "attributes": [subset(item, False) for item in self.attributes],
             "groups": [subset(item, False) for item in self.groups],
             "gaps": {
                 name: asdict(gap) | {"p": None if math.isnan(gap.p) else gap.p}
@@ -252,12 +246,16 @@ def evaluate(
         if resamples and len(groups) > 1:
             chance = gap_p(data.subset(main), numbers, min(resamples, 1_000), seed)
     whole = subsets[0].data
+    attributes, remarks = measure_attributes(
+        [joined.rows[i] for i in main], [samples[i] for i in main], dataset.scale, scale, resamples, seed
+    )
+    notes += remarks
     bounds = map_scale(category_cuts(dataset.name, dataset.scale), dataset.scale, scale).tolist()
     result = Evaluation(
         dataset=dataset, predictions=predicted.source, scale=scale, cuts=cuts, above=above, subsets=subsets,
         groups=groups, gaps=_gaps(groups, chance), joined=joined,
         categories=by_category(whole, bounds, scale, resamples, seed),
-        notes=notes, overlap_checked=overlap is not None,
+        attributes=attributes, notes=notes, overlap_checked=overlap is not None,
         provenance={
             "part": part or ("all images" if keep is None else "chosen images"),
             "resamples": resamples, "seed": seed, "version": __version__, "date": date.today().isoformat(),

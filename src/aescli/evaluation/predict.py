@@ -74,6 +74,7 @@ def score_with(
         scale=tuple(predictor.scale),
         cuts=tuple(predictor.cuts),
         distribution=predictor.distribution,
+        attributes=tuple(predictor.attributes),
     )
     rows = from_results(spec, results, layout)
     return ModelScores(spec, rows, tuple(predictor.cuts) or None, _training_images(model_folder(spec)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class PredictedRow:
     face_index: int | None = None
     error: str = ""
     line: int | None = None
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def from_results(source: str, results: Iterable[ImageResult], layout: Layout) ->
             probabilities=row.probabilities,
             face_index=row.face_index,
             error=row.error,
+            attributes=dict(zip(layout.attributes, row.attributes, strict=False)),
         )
         for result in results
         for row in result.rows

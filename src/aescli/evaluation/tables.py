@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aescli.evaluation.estimates import Estimate
-from aescli.evaluation.evaluate import Evaluation, Subset
+from aescli.evaluation.estimates import Estimate, Subset
+from aescli.evaluation.evaluate import Evaluation
 
 if TYPE_CHECKING:
     from aescli.evaluation.compare import Difference
@@ -49,6 +49,7 @@ def as_csv(evaluation: Evaluation) -> str:
         writer.writerow([name, n, metric, *cells])
 
     parts = [(subset.name, subset.n, subset.metrics) for subset in (*evaluation.subsets, *evaluation.groups)]
+    parts += [(f"attribute {subset.name}", subset.n, subset.metrics) for subset in evaluation.attributes]
     parts += [(f"category {c.low:g}-{c.high:g}", c.n, c.metrics) for c in evaluation.categories]
     if evaluation.train is not None:
         parts += [(evaluation.train.name, evaluation.train.n, evaluation.train.metrics)]
@@ -84,6 +85,8 @@ def as_table(evaluation: Evaluation) -> str:
         parts.append(_text(_gap_table(evaluation), _GROUP_WIDTH))
     if evaluation.comparison is not None:
         parts.append(_text(_comparison_table(evaluation), _GROUP_WIDTH))
+    if evaluation.attributes:
+        parts.append(_text(_subset_table("attribute", evaluation.attributes), _GROUP_WIDTH))
     if evaluation.groups:
         parts.append(_text(_group_table(evaluation), max(_GROUP_WIDTH, shutil.get_terminal_size().columns)))
     return "\n".join(parts)
@@ -164,19 +167,29 @@ def _comparison_table(evaluation: Evaluation):
     return table
 
 
-def _group_table(evaluation: Evaluation):
+def _shared(subsets: Sequence[Subset]) -> list[str]:
+    return [name for name in _IN_GROUPS if not _nowhere(name, subsets)]
+
+
+def _subset_table(title: str, subsets: Sequence[Subset]):
     from rich import box
     from rich.table import Table
 
-    names = [name for name in _IN_GROUPS if not _nowhere(name, evaluation.groups)]
+    names = _shared(subsets)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("group")
+    table.add_column(title)
     table.add_column("n", justify="right")
     for name in names:
         table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
-    for subset in evaluation.groups:
+    for subset in subsets:
         table.add_row(subset.name, str(subset.n), *(_two_lines(subset.metrics[name]) for name in names))
+    return table
+
+
+def _group_table(evaluation: Evaluation):
+    table = _subset_table("group", evaluation.groups)
     if evaluation.gaps:
+        names = _shared(evaluation.groups)
         gaps = [evaluation.gaps.get(name) for name in names]
         table.add_section()
         table.add_row("largest gap", "", *("" if gap is None else f"{gap.value:.3f}" for gap in gaps))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aescli.errors import AesError
-from aescli.evaluation.evaluate import Evaluation, Subset
+from aescli.evaluation.estimates import Subset
+from aescli.evaluation.evaluate import Evaluation
 from aescli.folders import unwritable, whole_folder
 
 if TYPE_CHECKING:

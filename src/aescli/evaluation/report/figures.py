@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from aescli.evaluation.bootstrap import Predictions
-    from aescli.evaluation.estimates import Category
-    from aescli.evaluation.evaluate import Subset
+    from aescli.evaluation.estimates import Category, Subset
     from aescli.evaluation.utilisation import Utilisation
 
 Scale = tuple[float, float]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from aescli.evaluation.estimates import Estimate
+from aescli.evaluation.estimates import Estimate, Subset
 from aescli.evaluation.evaluate import TRAINING, Evaluation
 from aescli.evaluation.report.gallery import Thumbnail
 from aescli.evaluation.tables import LABELS, meaning, minus, shown_metrics, undefined
@@ -43,6 +43,7 @@ def render(
         _section("Metrics", _metrics(evaluation)),
         _section("Training and test", _gap(evaluation)),
         _section("Comparison", _comparison(evaluation)),
+        _section("Attributes", _attributes(evaluation)),
         _section("Subgroups", _groups(evaluation)),
         _section("Scale categories", _categories(evaluation)),
         _section(
@@ -166,14 +167,26 @@ def _comparison(evaluation: Evaluation) -> str:
     return _table(["metric", "this", "against", "difference", "p"], rows) + f'<p class="muted">{text}</p>'
 
 
+def _rows(subsets: Sequence[Subset]) -> tuple[list[str], list[list[str]]]:
+    """(the metrics that the subsets have, a row of cells for each subset)."""
+    names = [n for n in _IN_GROUPS if any(n in subset.metrics for subset in subsets)]
+    cells = [
+        [escape(s.name), str(s.n), *(_cell(s.metrics.get(n), short=True) for n in names)] for s in subsets
+    ]
+    return names, cells
+
+
+def _attributes(evaluation: Evaluation) -> str:
+    if not evaluation.attributes:
+        return ""
+    names, rows = _rows(evaluation.attributes)
+    return _table(["attribute", "n", *(LABELS.get(n, n) for n in names)], rows)
+
+
 def _groups(evaluation: Evaluation) -> str:
     if not evaluation.groups:
         return ""
-    names = [n for n in _IN_GROUPS if any(n in group.metrics for group in evaluation.groups)]
-    rows = [
-        [escape(g.name), str(g.n), *(_cell(g.metrics.get(n), short=True) for n in names)]
-        for g in evaluation.groups
-    ]
+    names, rows = _rows(evaluation.groups)
     gaps = [evaluation.gaps.get(name) for name in names]
     rows.append(["largest gap", "", *("" if gap is None else f"{gap.value:.3f}" for gap in gaps)])
     if not all(gap is None or math.isnan(gap.p) for gap in gaps):

@@ -1,0 +1,57 @@
+"""A model's further scores (AesMamba-F's nine of PARA) against the labels' scores of the same names.
+
+Knows joined predictions and samples; knows nothing about data sets' files or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from aescli.data.datasets.base import Sample, Scale
+from aescli.evaluation.estimates import Subset, measure
+from aescli.evaluation.predictions import PredictedRow
+
+_RESAMPLES = 2_000  # enough for an interval's two digits; the score itself gets all that were asked for
+
+
+def measure_attributes(
+    rows: Sequence[PredictedRow],
+    samples: Sequence[Sample],
+    source: Scale,
+    scale: Scale,
+    resamples: int,
+    seed: int,
+) -> tuple[list[Subset], list[str]]:
+    """(a subset for each attribute that is predicted and labelled, notes on those that have no label).
+
+    rows[i] predicts samples[i]. Labels are mapped linearly from `source` to `scale`, as for the score. An image
+    without a label for an attribute does not count for it.
+    """
+    import numpy as np
+
+    from aescli.data.labels import map_scale
+    from aescli.evaluation.bootstrap import Predictions
+
+    names = list(dict.fromkeys(name for row in rows for name in row.attributes))
+    found, missing = [], []
+    for name in names:
+        pairs = [
+            (sample.name, row.attributes[name], sample.scores[name])
+            for row, sample in zip(rows, samples, strict=True)
+            if name in row.attributes and math.isfinite(sample.scores.get(name, math.nan))
+        ]
+        if not pairs:
+            missing.append(name)
+            continue
+        images, predicted, true = zip(*pairs, strict=True)
+        data = Predictions(np.array(predicted, float), map_scale(true, source, scale))
+        found.append(Subset(name, list(images), measure(data, min(resamples, _RESAMPLES), seed), data))
+    notes = []
+    if missing and found:
+        notes.append(f"not measured, because the labels do not name them: {', '.join(missing)}")
+    elif missing:
+        notes.append(
+            f"measured is the model's score; the labels name none of what it also predicts ({', '.join(missing)})"
+        )
+    return found, notes
