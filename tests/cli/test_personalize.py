@@ -322,7 +322,7 @@ def test_equal_ratings_and_photos_that_all_fail_are_refused(aes, alice, tmp_path
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif("AESCLI_DATA" not in os.environ, reason="AESCLI_DATA names no folder of data sets")
+@pytest.mark.skipif(not os.environ.get("AESCLI_DATA"), reason="AESCLI_DATA names no folder of data sets")
 def test_the_bundled_model_from_a_folder_of_photos_to_personal_scores(monkeypatch, capsys, tmp_path):
     data = Path(os.environ["AESCLI_DATA"]) / "mebeauty"
     with (data / "ratings.csv").open(newline="") as file:

@@ -300,7 +300,7 @@ def test_square_resize_keeps_everything_in_proportion(width, height, size):
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.skipif(
-    "AESCLI_DATA" not in os.environ, reason="AESCLI_DATA does not name the research data's folder"
+    not os.environ.get("AESCLI_DATA"), reason="AESCLI_DATA does not name the research data's folder"
 )
 def test_recall_on_mebeauty_portraits(detector):
     """Whole photos: a face is found, and it is the one of which the data set has a crop."""
