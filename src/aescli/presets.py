@@ -85,15 +85,17 @@ def load_preset(spec: str, changes: list[str] | None = None) -> Preset:
     for change in changes or []:
         _apply(values, change)
     values.setdefault("name", path.stem)
-    if other := [_briefly(change) for change in changes or [] if _other_model(change)]:
-        values["description"] = f"{values.get('description', '')} Changed: {', '.join(other)}.".strip()
+    changed = {change.partition("=")[0]: _briefly(change) for change in changes or [] if _other_model(change)}
+    if changed:
+        said = str(values.get("description") or "").strip().rstrip(".")
+        values["description"] = f"{said}{'. ' if said else ''}Changed: {', '.join(sorted(changed.values()))}."
     return parse_preset(values, str(spec))
 
 
 def _other_model(change: str) -> bool:
     """Whether a description of the preset's model may no longer hold; where the weights come from is not its matter."""
     key = change.partition("=")[0]
-    return key.startswith("model.") and not key.endswith((".weights", ".pretrained"))
+    return key.partition(".")[0] == "model" and not key.endswith((".weights", ".pretrained"))
 
 
 def _briefly(change: str) -> str:

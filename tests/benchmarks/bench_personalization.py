@@ -29,7 +29,9 @@ TEMPERS = (0.15, 0.25, 0.35, 0.5, 0.7)
 LEAST = {10: 80, 60: 110, 100: 150}  # ratings a rater must have given, by number of shots
 
 
-def features_of(data: Path, base: str, guide: Path | None, cache: Path) -> dict[str, np.ndarray]:
+def features_of(
+    data: Path, base: str, raters: str | None, guide: Path | None, cache: Path
+) -> dict[str, np.ndarray]:
     """names, features (the base's pooled levels), base (its scores), guide (pooled last level of another encoder)."""
     if cache.is_file():
         return dict(np.load(cache))
@@ -41,7 +43,7 @@ def features_of(data: Path, base: str, guide: Path | None, cache: Path) -> dict[
     from aescli.training.teacher import pooled_clean
 
     dataset = mebeauty.read(data / "labels.csv", data)
-    predictor = load_predictor(base)
+    predictor = load_predictor(base, raters=raters)
     pictures = Pictures(training_samples(dataset, 0, SCALE), predictor.preprocessing)
     rows: dict[str, list] = {"features": [], "base": []}
     crops = np.stack(list(pictures.crops(range(len(pictures.samples)), None)))
@@ -64,13 +66,16 @@ class Study:
     """The data set's raters, the generic scores without each of them, and the cross-fitted priors."""
 
     def __init__(self, options: argparse.Namespace):
-        found = features_of(options.data, options.base, options.guide, options.cache)
+        found = features_of(options.data, options.base, options.base_raters, options.guide, options.cache)
         place = {name: i for i, name in enumerate(found["names"])}
         n = len(place)
         self.fold, net = np.zeros(n, int), np.zeros(n)
         for k in range(1, 6):
             for row in json.loads((options.runs / f"fold{k}" / "test_mebeauty.json").read_text()):
-                i = place[row["name"]]
+                if (
+                    i := place.get(row["name"])
+                ) is None:  # a photo without a crop, which some recipes use whole
+                    continue
                 # The bundled model's own mixture of its two score heads.
                 self.fold[i], net[i] = k, row["heads"] @ np.array([0.2, 0.8])
         with (options.data / "ratings.csv").open() as file:
@@ -195,6 +200,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--runs", type=Path, required=True, help="holds fold1 … fold5")
     parser.add_argument("--base", required=True, help="checkpoint that never saw the data set")
+    parser.add_argument(
+        "--base-raters", help="the score head of --base that was trained (default: its mixture)"
+    )
     parser.add_argument("--guide", type=Path, help="MobileNetV1 weights of a face recogniser")
     parser.add_argument("--cache", type=Path, required=True, help=".npz that keeps the features")
     parser.add_argument("--generic", choices=("folds", "base"), default="folds")

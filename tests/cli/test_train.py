@@ -64,10 +64,10 @@ def test_a_csv_and_a_folder_become_a_checkpoint_that_scores(table, capsys):
     assert (table / "run" / "checkpoint" / "model.safetensors").is_file()
     assert not (table / "run" / "features").exists()
     assert json.loads((table / "run" / "run.json").read_text())["preset"]["train"]["epochs"] == 1
-    assert "starts from random weights. --init FILE" in captured.err
+    assert "starts from random weights. (--init FILE" in captured.err
     card = json.loads((table / "run" / "checkpoint" / "card.json").read_text())
-    assert card["origin"] == "The encoder (mobilenetv1) starts from random weights."
-    assert "Changed: model.encoder, model.width=8, " in card["description"]
+    assert card["origin"] == "The encoder mobilenetv1 starts from random weights."
+    assert ". Changed: model.dem, model.encoder, model.same, model.width=8." in card["description"]
     assert _aes("score", table / "pictures", "--model", table / "run", "--faces", "none", "--quiet") == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 24

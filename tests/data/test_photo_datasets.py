@@ -255,6 +255,7 @@ def test_tad66k_as_its_repository_lays_it_out(tmp_path, inside, data):
     write(home / inside / "test.csv", "image,score\nb.jpg,6\n")
     for name in ("a.jpg", "b.jpg"):
         picture(home / "40K" / name)
+    write(home / "README.txt", "The images are in 40K.\n")
     source = home / (inside if data else "")
     dataset = read_dataset("auto", source)
     assert dataset.name == "tad66k"
@@ -266,6 +267,13 @@ def test_one_bad_row_at_the_top_hides_no_votes(tmp_path, votes):
     text = f"index,label\n1,{spaced(votes)}\n2,0 0 1 3 4 2 0\n3,0 1 1 3 4 2 0\n"
     dataset = read_dataset("auto", write(tmp_path / "votes.csv", text), match_images=False)
     assert (dataset.name, len(dataset), [p.line for p in dataset.notes.bad]) == ("photonet", 2, [2])
+
+
+def test_the_first_row_alone_does_not_decide_how_many_votes_there_are(tmp_path):
+    rows = ["1," + spaced([1] * 7), *(f"{k}," + spaced([1] * 10) for k in range(2, 6))]
+    text = "ID,label\n" + "\n".join(rows) + "\n"
+    dataset = read_dataset("auto", write(tmp_path / "votes.csv", text), match_images=False)
+    assert (dataset.name, len(dataset), [p.line for p in dataset.notes.bad]) == ("ava", 4, [2])
 
 
 def test_image_and_score_alone_are_no_benchmark(tmp_path):

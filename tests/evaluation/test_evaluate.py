@@ -530,4 +530,4 @@ def test_labels_without_attributes_say_that_the_score_is_measured(tmp_path):
     rows = [PredictedRow(name, score, attributes={"color": 2.0}) for name, score in TRUE.items()]
     result = evaluate(PredictedRows("test", rows, (1.0, 5.0)), dataset_of(tmp_path, TRUE), resamples=0)
     assert result.attributes == []
-    assert any("the labels name none of what it also predicts (color)" in note for note in result.notes)
+    assert any("the model's score alone; its attributes (color)" in note for note in result.notes)

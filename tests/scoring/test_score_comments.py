@@ -35,6 +35,15 @@ def test_a_comment_on_one_photo_is_not_read_for_its_namesake_elsewhere(tmp_path)
     assert comments.shared == []
 
 
+def test_a_comment_follows_its_photo_to_another_place_or_format(tmp_path):
+    comments = Comments(
+        _table(tmp_path, "image,comment\nx.png,one\na/y.png,two\n/home/me/photos/z.jpg,three\n")
+    )
+    assert [comments(p) for p in ("a/x.jpg", "p/a/y.jpg", "../photos/z.jpg", "p/b/y.jpg")] == [
+        "one", "two", "three", None,
+    ]  # fmt: skip
+
+
 def test_a_row_without_folders_that_means_two_photos_is_named(tmp_path):
     comments = Comments(_table(tmp_path, "image,comment\nx.jpg,about x\nother/cat.jpg,other\ncat,this\n"))
     assert [comments(p) for p in ("a/x.jpg", "b/x.jpg", "ph/cat.jpg")] == ["about x", "about x", "this"]

@@ -125,7 +125,7 @@ def train(
     sources = data or []
     chosen = heads_for(chosen, len(sources))
     if dry_run:
-        _dry_run(chosen, sources, unlabelled or [], images, fold, split or [], all_data, options)
+        _dry_run(chosen, sources, unlabelled or [], images, fold, split or [], all_data, quiet, options)
         return
     if not sources:
         raise UsageError("--data is needed: a label file or the folder of a data set")
@@ -166,7 +166,7 @@ def _finished(out: Path, resume: bool) -> bool:
     return False
 
 
-def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, options) -> None:
+def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, quiet, options) -> None:
     from aescli.training.cost import describe_model
     from aescli.training.run import check_targets, read_training_data, split_data
 
@@ -177,7 +177,7 @@ def _dry_run(preset, sources, unlabelled, images, fold, splits, all_data, option
     if not sources:
         return
     loaded = read_training_data(
-        preset, sources, images, options, fold, lambda line: note(line, quiet=False), unlabelled
+        preset, sources, images, options, fold, lambda line: note(line, quiet=quiet), unlabelled
     )
     for dataset in loaded.datasets:
         for line in dataset.notes.lines():
@@ -196,7 +196,7 @@ def _start(preset: Any) -> str:
     from aescli.training.run import origin
 
     encoder = preset.model.encoder
-    hint = "" if encoder.weights or encoder.pretrained else " --init FILE gives it learnt ones."
+    hint = "" if encoder.weights or encoder.pretrained else " (--init FILE gives it others.)"
     return origin(encoder) + hint
 
 
@@ -235,7 +235,8 @@ def _train(
     note(f"training {len(parts.train)}, validation {len(parts.validation)} images", quiet=quiet)
     for line in _left_out(loaded, parts):
         note(line, quiet=quiet)
-    note(_start(preset), quiet=quiet)
+    if not resume:
+        note(_start(preset), quiet=quiet)
     own = out / "features"
     metrics = train_model(
         preset,

@@ -45,13 +45,16 @@ def measure_attributes(
             missing.append(name)
             continue
         images, predicted, true = zip(*pairs, strict=True)
-        data = Predictions(np.array(predicted, float), map_scale(true, source, scale))
+        # As the score is: a model cannot mean what the scale does not have.
+        data = Predictions(np.clip(np.array(predicted, float), *scale), map_scale(true, source, scale))
         found.append(Subset(name, list(images), measure(data, min(resamples, _RESAMPLES), seed), data))
     notes = []
     if missing and found:
         notes.append(f"not measured, because the labels do not name them: {', '.join(missing)}")
     elif missing:
         notes.append(
-            f"measured is the model's score; the labels name none of what it also predicts ({', '.join(missing)})"
+            f"measured is the model's score alone; its attributes ({', '.join(missing)}) need labels such as PARA's"
         )
+    if found and resamples > _RESAMPLES:
+        notes.append(f"intervals of the attributes: {_RESAMPLES:,} draws")
     return found, notes

@@ -267,11 +267,11 @@ def build_encoder(config: EncoderConfig, *, initialise: bool = True) -> nn.Modul
     if config.bits < 32:
         round_convolutions(encoder, config.bits, fit=initialise)
     if config.pooling == "statistics":
+        if any(c.bits != config.bits for c in config.also):  # a checkpoint stores them all alike
+            raise AesError(f"encoder.also: set bits to {config.bits} for all, as the first encoder has it")
         others = [build_encoder(replace(c, pooling="maps"), initialise=initialise) for c in config.also]
         if any(encoder_statistics(other) != encoder_statistics(encoder) for other in others):
             raise AesError("encoder.also: all encoders must want the same mean and deviation of their input")
-        if any(c.bits != config.bits for c in config.also):  # a checkpoint stores them all alike
-            raise AesError(f"encoder.also: set bits to {config.bits} for all, as the first encoder has it")
         return PooledEncoder([encoder, *others])
     if config.also:
         raise AesError("encoder.also: only encoder.pooling: statistics can join encoders")

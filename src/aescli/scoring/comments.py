@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from aescli.data.datasets.generic import guess_image_column
-from aescli.data.datasets.index import NameIndex
+from aescli.data.datasets.index import NameIndex, normal_name
 from aescli.data.datasets.tables import read_table
 from aescli.errors import AesError
 
@@ -59,6 +59,7 @@ class Comments:
         name, _ = self._index.find((path, os.path.splitext(path)[0]))
         if name is None:
             return None
+        path = normal_name(path)
         if self._asked.setdefault(name, path) != path:
             self._shared.setdefault(name, path)
         return self._texts[name]
@@ -72,6 +73,6 @@ class Comments:
     def shared(self) -> list[str]:
         """Sentences about rows that were read for several images."""
         return [
-            f"'{name}' was read for several images ({self._asked[name]}, {other}); name their folders in the table"
+            f"'{name}' was read for several images ({self._asked[name]}, {other}); name the file with folder and suffix"
             for name, other in self._shared.items()
         ]

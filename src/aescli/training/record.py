@@ -32,7 +32,8 @@ def begin(
     settings = json.loads(json.dumps(preset.to_dict(), default=str))
     if resume and (out / STATE).is_file() and (out / RUN).is_file():
         began = json.loads((out / RUN).read_text(encoding="utf-8"))
-        changed = changes(began["preset"], settings)
+        # A description tells of the settings; it is none.
+        changed = changes({**began["preset"], "description": ""}, {**settings, "description": ""})
         changed += [
             f"the split of {s.dataset}" for s in splits if Split.load(_file(out, s)).digest != s.digest
         ]

@@ -329,12 +329,14 @@ def with_statistics(preset: Preset, model: torch.nn.Module) -> Preset:
 
 
 def origin(encoder: EncoderConfig) -> str:
-    """One sentence: what the encoder knows when training begins."""
-    if encoder.weights:
-        return f"The encoder ({encoder.name}) starts from {Path(encoder.weights).name}."
-    if encoder.pretrained:
-        return f"The encoder ({encoder.name}) starts from timm's pretrained weights."
-    return f"The encoder ({encoder.name}) starts from random weights."
+    """What the encoder knows when training begins, a sentence for each of those that are joined."""
+
+    def start(one: EncoderConfig) -> str:
+        if one.weights:
+            return Path(one.weights).name
+        return "timm's pretrained weights" if one.pretrained else "random weights"
+
+    return " ".join(f"The encoder {one.name} starts from {start(one)}." for one in (encoder, *encoder.also))
 
 
 def make_card(preset: Preset, data: TrainingData, metrics: dict[str, Any], parts: Parts) -> Card:

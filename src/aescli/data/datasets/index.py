@@ -27,8 +27,8 @@ def normal_name(name: str) -> str:
 class NameIndex:
     """Names (file names, relative or absolute paths), found by any unambiguous other spelling.
 
-    folders: names in folders that contradict each other (a/x.jpg, b/x.jpg) are not the same; needed where what will
-    be looked for cannot be told in advance (`expect`).
+    folders: names whose innermost folders differ (a/x.jpg, b/x.jpg) are not the same; needed where what will be looked
+    for cannot be told in advance (`expect`).
     """
 
     NOTHING = "nothing has this name"
@@ -94,7 +94,10 @@ class NameIndex:
             ending = "/" + "/".join(parts).casefold()
             deeper = [hit for hit in hits if f"/{normal_name(hit).casefold()}".endswith(ending)]
             # 3. Folders that differ altogether: the bare name decides only if nothing else bears it.
-            alone = len(hits) == 1 and self._expected[base] <= 1 and not self._folders
+            alone = len(hits) == 1 and self._expected[base] <= 1
+            if alone and self._folders:
+                *above, _ = normal_name(hits[0]).casefold().split("/")
+                alone = not above or above[-1] == parts[-2].casefold()
             hits = deeper or (hits if alone else [])
         return hits
 

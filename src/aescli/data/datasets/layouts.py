@@ -6,6 +6,7 @@ what labels mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +29,7 @@ _LISTED = ("ava", "ava-captions", "photonet", "photonet-captions", "aadb", "tad6
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
 _IMAGE_FOLDERS = ("images", "Images", "imgs", "image", "Data_Collection", "40K")
 _LABEL_FOLDERS = ("annotation", "annotations", "label", "labels")
+_TEXTS = ("readme", "license", "licence", "notice")
 _MERGED = "merge"  # in TAD66K's labels, beside the lists by theme
 
 # What a folder may hold at once: the first that is there is the data set (PARA's ratings have its means beside them).
@@ -122,10 +124,11 @@ def kind_of(source: Path) -> str:
     rated = ratings.kind_of_columns(columns)
     if rated in ("para", "flickr-aes"):
         return rated
-    firsts = (cells for _, cells in islice(table, 20))  # one bad row must not hide what the others are
-    voted = next((kind for cells in firsts if (kind := votes.kind_of_columns(columns, cells))), None)
-    if voted is not None:
-        return voted
+    # One bad row must not hide, or decide, what the others are.
+    voted = Counter(votes.kind_of_columns(columns, cells) for _, cells in islice(table, 20))
+    del voted[None]
+    if voted:
+        return voted.most_common(1)[0][0]
     # An image and a score: only the name of the file, or of a folder around it, can tell whose they are.
     path = source.resolve()
     names = " ".join(part.casefold() for part in (path.stem, *(p.name for p in list(path.parents)[:3])))
@@ -188,4 +191,8 @@ def _label_folder(folder: Path) -> Path | None:
 
 
 def _tables(folder: Path, suffixes: Sequence[str] = _TABLE_SUFFIXES) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in suffixes and p.stem.casefold() not in _TEXTS and p.is_file()
+    )
