@@ -276,9 +276,9 @@ def score(
     output = open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
     if isinstance(output, FileOutput):
         if resume and not output.journal.known_count:
-            whole = ", which is replaced when the run is done" if os.path.exists(out or "") else ""
+            old = ", which is replaced when the run is done" if os.path.exists(out or "") else ""
             note(
-                f"aes: nothing to resume beside {printable(out or '')}{whole}; starting from the first image",
+                f"aes: nothing to resume beside {printable(out or '')}{old}; starting from the first image",
                 quiet=quiet,
             )
         if output.given_up:

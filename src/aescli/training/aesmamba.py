@@ -94,8 +94,9 @@ class AesMambaObjective(Objective):
                         steps = ", ".join(map(str, sorted(other)))
                         known = {10: "aesmamba-v-ava", 7: "aesmamba-v-photonet"}
                         such = [f"such as {known[k]} for {k}" for k in sorted(other) if k in known]
-                        why = f"the pictures have votes over {steps}; take a preset for these"
-                        why = ", ".join([why, *such])
+                        why = ", ".join(
+                            [f"the pictures have votes over {steps}; take a preset for these", *such]
+                        )
                     raise UsageError(
                         f"model.attributes: {attribute.name!r} is a distribution over {attribute.outputs} ratings, and "
                         f"{why}"

@@ -123,9 +123,9 @@ class Pictures:
         detector = FaceDetector()
 
         def find(path: Path) -> np.ndarray | None:
-            pixels = load_image(path, 2 * self.preprocessing.size).pixels
+            pixels = self._pixels(path)
             found = detector(pixels)
-            # Relative to the size, since crops may be cut from another decode.
+            # Relative to the size: `prepared` may ask for another one, and crops come from that decode.
             return found[0].landmarks / pixels.shape[1::-1] if found else None
 
         paths = [path for s in self.samples for path in (s.path, *s.alternatives)]
@@ -149,8 +149,12 @@ class Pictures:
         other.samples = [self.samples[i] for i in indices]
         return other
 
+    def _pixels(self, path: Path) -> np.ndarray:
+        """(H, W, 3) uint8, decoded as for scoring: faces seldom fill a photo."""
+        return load_image(path, 2 * self.preprocessing.size).pixels
+
     def _load(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        pixels = load_image(path, 2 * self.preprocessing.size).pixels
+        pixels = self._pixels(path)
         landmarks = self._faces.get(path)
         return pixels, None if landmarks is None else landmarks * pixels.shape[1::-1]
 

@@ -83,7 +83,7 @@ def locate(kind: str, data: Path) -> Located:
 
 def _only_table(kind: str, data: Path) -> Located:
     """The one table of the folder, or its one set of train / val / test lists."""
-    tables = _tables(data) or _tables(data, (".json",))
+    tables = _tables_or_json(data)
     if len(tables) == 1:
         return locate(kind, tables[0])
     sets = []
@@ -185,9 +185,14 @@ def _label_folder(folder: Path) -> Path | None:
     """The first folder of labels in a data set's folder that holds tables, itself or in its folder `merge`."""
     for inside in _LABEL_FOLDERS:
         for path in (folder / inside, folder / inside / _MERGED):
-            if path.is_dir() and (_tables(path) or _tables(path, (".json",))):
+            if path.is_dir() and _tables_or_json(path):
                 return path
     return None
+
+
+def _tables_or_json(folder: Path) -> list[Path]:
+    """The folder's tables; only where there is none its JSON files, which may be anything."""
+    return _tables(folder) or _tables(folder, (".json",))
 
 
 def _tables(folder: Path, suffixes: Sequence[str] = _TABLE_SUFFIXES) -> list[Path]:
