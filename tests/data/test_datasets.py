@@ -325,10 +325,29 @@ def test_columns_by_name_and_a_second_score(tmp_path):
         "auto", path, match_images=False, image_column="PIC", score_columns=["beauty2", "light"], scale=(0, 7)
     )
     assert dataset.scale == (0, 7)
-    assert [s.scores for s in dataset.samples] == [{"light": 0.5}, {}]
+    assert [s.scores for s in dataset.samples] == [{"beauty2": 3, "light": 0.5}, {"beauty2": 4}]
     assert dataset.samples[0].group == {"nr": "1"}
     with pytest.raises(AesError, match=r"no column 'beuty2' \(did you mean 'beauty2'\?\)"):
         read_dataset("csv", path, match_images=False, score_columns=["beuty2"])
+
+
+def test_further_columns_of_numbers_are_scores_too(tmp_path):
+    path = write(
+        tmp_path / "t.csv",
+        "image;score;light;mood;camera;fold;std;count;age\n"
+        "a.jpg;3;1,5;;X100;1;0,5;9;31\nb.jpg;4;2,5;2;GR;2;0,5;9;\nc.jpg;5;;4;7;1;0,5;9;50\n",
+    )
+    dataset = read_dataset("csv", path, match_images=False)
+    assert [s.scores for s in dataset.samples] == [
+        {"score": 3, "light": 1.5, "age": 31},
+        {"score": 4, "light": 2.5, "mood": 2},
+        {"score": 5, "mood": 4, "age": 50},
+    ]
+    assert dataset.samples[0].group["light"] == "1,5"  # and still a column to group by
+    only = read_dataset(
+        "csv", write(tmp_path / "u.csv", "image,score,place\na.jpg,3,x\n"), match_images=False
+    )
+    assert only.samples[0].scores == {}
 
 
 def test_ambiguous_score_columns_ask(tmp_path):

@@ -531,3 +531,25 @@ def test_labels_without_attributes_say_that_the_score_is_measured(tmp_path):
     result = evaluate(PredictedRows("test", rows, (1.0, 5.0)), dataset_of(tmp_path, TRUE), resamples=0)
     assert result.attributes == []
     assert any("the model's score alone; its attributes (color)" in note for note in result.notes)
+
+
+def test_attributes_of_a_predictions_file_meet_the_tables_further_columns(tmp_path):
+    rows = [f"{name},{score},{5 - score / 2},{40 * i}" for i, (name, score) in enumerate(TRUE.items())]
+    dataset = read_dataset(
+        "csv", labels(tmp_path, rows, "image,score,light,age"), match_images=False, scale=(1, 5)
+    )
+    ours = "path,face_index,face,score,class,class_prob,light,age,mood,error\n"
+    lines = [f"{name},,,{score},1,,{1 + score / 2},3,2,\n" for name, score in TRUE.items()]
+    (tmp_path / "p.csv").write_text(ours + "".join(lines))
+    result = evaluate(read_predictions(tmp_path / "p.csv"), dataset, resamples=0)
+    assert [(a.name, a.n) for a in result.attributes] == [("light", 17)]
+    assert result.attributes[0].metrics["SRCC"].value == pytest.approx(-1)
+    assert any("lie outside the score's scale of 1–5: age" in note for note in result.notes)
+    assert any("the labels do not name them: mood" in note for note in result.notes)
+
+    # Another tool's columns are compared where the labels have them, and not spoken of where not.
+    lines = [f"{name},{score},{1 + score / 2},1024\n" for name, score in TRUE.items()]
+    (tmp_path / "q.csv").write_text("image,pred,light,width\n" + "".join(lines))
+    result = evaluate(read_predictions(tmp_path / "q.csv"), dataset, resamples=0)
+    assert [a.name for a in result.attributes] == ["light"]
+    assert not any("width" in note for note in result.notes)

@@ -235,3 +235,9 @@ def test_bf16_stays_near_fp32(checkpoint):
 def test_a_model_of_another_task_is_refused(checkpoint):
     with pytest.raises(AesError, match="is for --task fbp, not --task viaa"):
         load_predictor(str(checkpoint), task="viaa", device="cpu")
+
+
+def test_without_a_task_the_models_own_counts(checkpoint):
+    assert load_predictor(str(checkpoint), device="cpu").task == "fbp"
+    assert load_predictor("aesmamba-lite", device="cpu").task == "viaa"
+    assert load_predictor(None, device="cpu").task == "fbp"

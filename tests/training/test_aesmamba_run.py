@@ -173,6 +173,21 @@ def test_what_the_data_set_does_not_have_is_said_before_training(para, tmp_path,
         _train(_preset(tmp_path, model), para, tmp_path / "run")
 
 
+@pytest.mark.parametrize("unit", [1, 25])
+def test_a_tables_further_column_is_an_attribute_if_it_is_on_the_scores_scale(para, tmp_path, unit):
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    lines = [f"{p.relative_to(para)},{1 + i % 5},{(5 - i % 5) * unit}\n" for i, p in enumerate(pictures)]
+    (para / "mine.csv").write_text("image,score,mood\n" + "".join(lines))
+    names = {"attributes": [{"name": n, "scale": [1, 5], "categories": "para"} for n in ("beauty", "mood")]}
+    preset = _preset(tmp_path, names, epochs=1)
+    if unit == 1:
+        metrics, _, _ = _train(preset, para / "mine.csv", tmp_path / "run")
+        assert np.isfinite(metrics["mine"]["attributes"]["mood"]["MAE"])
+    else:
+        with pytest.raises(UsageError, match="'mood' has training scores outside 1 to 5"):
+            _train(preset, para / "mine.csv", tmp_path / "run")
+
+
 def test_mixup_is_refused(para, tmp_path):
     with pytest.raises(UsageError, match=r"train\.mixup"):
         _train(_preset(tmp_path, _para_model(), mixup=0.4), para, tmp_path / "run")

@@ -68,10 +68,10 @@ def scale_of(option: str, text: str) -> tuple[float, float]:
 
 
 TaskOption = Annotated[
-    Task,
+    Task | None,
     option(
         "--task",
-        help="What the score means; fbp = facial beauty (default: fbp).",
+        help="What the score means; fbp = facial beauty (default: what --model is for, without one fbp).",
     ),
 ]
 ModelOption = Annotated[

@@ -77,7 +77,7 @@ _PREDICTION_FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 
 def evaluate(
     data: DataOption,
-    task: TaskOption = Task.fbp,
+    task: TaskOption = None,
     model: ModelOption = None,
     raters: RatersOption = None,
     predictions: PredictionsOption = None,
@@ -142,7 +142,7 @@ def evaluate(
 
         plan = make_plan(shots, users, tests, draws, select, seed)
         measured = evaluate_personalized(
-            data, images, layout.value, variant.value, user_info, plan, model=model, task=task.value, device=device,
+            data, images, layout.value, variant.value, user_info, plan, model=model, task=task, device=device,
             dtype=dtype.value, faces=faces.value, workers=workers, quiet=quiet,
         )  # fmt: skip
         from aescli.personalization import results
@@ -239,7 +239,7 @@ def evaluate(
         if report is not None:
             from aescli.evaluation.report import expert_counter
 
-            counter = expert_counter(model, task.value)
+            counter = expert_counter(model, task)
         run = scored(model, test, counter)
         predicted, overlap = run.rows, run.overlap
         wanted_cuts = wanted_cuts or run.cuts
@@ -301,7 +301,7 @@ def _predict(
     dataset: Dataset,
     model: str | None,
     raters: str | None,
-    task: Task,
+    task: Task | None,
     device: str,
     dtype: DType,
     faces: EvalFaces,
@@ -313,12 +313,12 @@ def _predict(
 ) -> ModelScores:
     """Scores of the data set's images by a model, with progress."""
     from aescli.evaluation.predict import score_with
-    from aescli.models.checkpoint import DEFAULT_MODELS
+    from aescli.models.checkpoint import chosen_model
     from aescli.runtime import available_cpus
     from aescli.scoring.predictor import load_predictor
 
-    predictor = load_predictor(model, task=task.value, device=device, dtype=dtype.value, raters=raters)
-    spec = model or DEFAULT_MODELS[task.value]
+    predictor = load_predictor(model, task=task, device=device, dtype=dtype.value, raters=raters)
+    spec = chosen_model(model, task)
     with progress("img", quiet=quiet, total=len(dataset)) as step:
         scores = score_with(
             predictor,

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from aescli.cli.common import ModelOption, QuietOption, Task, TaskOption, note, option
+from aescli.cli.common import ModelOption, QuietOption, TaskOption, note, option
 from aescli.errors import AesError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Quantize(StrEnum):
 
 def export(
     out: Annotated[Path, option("--out", "-o", metavar="DIR", help="Folder of the export (no default).")],
-    task: TaskOption = Task.fbp,
+    task: TaskOption = None,
     model: ModelOption = None,
     format: Annotated[
         ExportFormat,
@@ -72,12 +72,12 @@ def export(
     one_thread_per_operation()
 
     from aescli.export.run import export as run
-    from aescli.models.checkpoint import DEFAULT_MODELS
+    from aescli.models.checkpoint import chosen_model
     from aescli.scoring.predictor import no_bundled_model
 
-    spec = model or DEFAULT_MODELS.get(task.value)
+    spec = chosen_model(model, task)
     if spec is None:
-        raise AesError(no_bundled_model(task.value))
+        raise AesError(no_bundled_model(task))
     done = run(
         spec,
         out,

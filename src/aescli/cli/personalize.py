@@ -16,7 +16,6 @@ from aescli.cli.common import (
     DeviceOption,
     ModelOption,
     QuietOption,
-    Task,
     TaskOption,
     WorkersOption,
     count,
@@ -78,7 +77,7 @@ def personalize(
             help="Where images are looked for after the profile's folder, and --suggest's photos (default: none).",
         ),
     ] = None,
-    task: TaskOption = Task.fbp,
+    task: TaskOption = None,
     model: ModelOption = None,
     out: Annotated[
         Path | None,
@@ -126,18 +125,18 @@ def personalize(
         profile.require_ratings(shots or 2)
         select = _selection(select, shots, len(profile.ratings))
 
-    from aescli.models.checkpoint import DEFAULT_MODELS
+    from aescli.models.checkpoint import chosen_model
     from aescli.models.exported import model_folder
     from aescli.personalization.folder import home_of, require_room
     from aescli.scoring import predictor as predictors
 
-    predictor = predictors.load_predictor(model, task=task.value, device=device)
+    predictor = predictors.load_predictor(model, task=task, device=device)
     target = out or home_of(profile.user, predictor.task)
     if suggest is None:
         require_room(target, profile.user, predictor.task)
     extract = partial(_extract, predictor, workers=workers, quiet=quiet)
     rated = extract([str(rating.path) for rating in profile.ratings])
-    spec = model or DEFAULT_MODELS[task.value]
+    spec = chosen_model(model, task)
     folder = model_folder(spec) if _is_checkpoint(predictor) else None
     if suggest is not None:
         from aescli.cli.suggest import suggest as propose

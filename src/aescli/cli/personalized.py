@@ -121,7 +121,7 @@ def evaluate_personalized(
     plan: Plan,
     *,
     model: str | None,
-    task: str,
+    task: str | None,
     device: str,
     dtype: str,
     faces: str,
@@ -130,7 +130,7 @@ def evaluate_personalized(
 ) -> Measured:
     """Read the ratings, run the plan, and say on standard error what is worth knowing about both."""
     from aescli.data.datasets.ratings import RATING_KINDS, read_ratings
-    from aescli.models.checkpoint import DEFAULT_MODELS
+    from aescli.models.checkpoint import chosen_model
     from aescli.personalization.measuring import draw, raters_in, run_plan
     from aescli.personalization.results import Measured
     from aescli.scoring import predictor as predictors
@@ -142,7 +142,7 @@ def evaluate_personalized(
         note(f"aes: {line}", quiet=quiet)
     drawn = draw(raters_in(table), plan)
     predictor = predictors.load_predictor(model, task=task, device=device, dtype=dtype)
-    spec = model or DEFAULT_MODELS[task]
+    spec = chosen_model(model, task)
     trained_on = _trained_on([table.paths[i] for i in drawn.images(False)], spec, quiet=quiet)
     drawn, answer, choose, method, origin = _learner(
         table, drawn, predictor, spec, faces, workers, quiet=quiet

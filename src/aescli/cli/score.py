@@ -23,7 +23,6 @@ from aescli.cli.common import (
     ModelOption,
     QuietOption,
     RatersOption,
-    Task,
     TaskOption,
     WorkersOption,
     count,
@@ -76,7 +75,7 @@ def score(
             show_default=False,
         ),
     ],
-    task: TaskOption = Task.fbp,
+    task: TaskOption = None,
     model: ModelOption = None,
     raters: RatersOption = None,
     comments: CommentsOption = None,
@@ -230,14 +229,18 @@ def score(
         )
     if kind == "parquet":
         require_parquet()
-    users = find_users(user or (), paths, task.value)
+    users_for = partial(find_users, user or (), paths)
+    users = users_for(task) if task else None  # else the model says for which task
     images = find_images(paths)
     if shard is not None:
         images = shards.shard(images, *shards.parse_shard(shard))
-    load = partial(predictors.load_predictor, model, task=task.value, dtype=dtype.value, raters=raters)
-    predictor = with_users(load(device=device if engine is Engine.local else "cpu"), users)
+    load = partial(predictors.load_predictor, model, task=task, dtype=dtype.value, raters=raters)
+    base = load(device=device if engine is Engine.local else "cpu")
+    predictor = with_users(base, users_for(base.task) if users is None else users)
 
-    written = _comments(comments, predictor.reads_text, task, quiet=quiet)
+    written = _comments(comments, predictor.reads_text, base.task, quiet=quiet)
+    if probabilities and not predictor.classes:
+        note("aes: --probabilities: this model predicts the score itself, there are none to add", quiet=quiet)
     from aescli.scoring.gallery import Gallery
     from aescli.scoring.picks import Picks
     from aescli.scoring.prepare import Preparer, face_mode
@@ -253,7 +256,7 @@ def score(
     )
     picks = Picks(layout, where=where, copy_to=copy_to, link_to=link_to, xmp=xmp)
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
-    options = {"task": task.value, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
+    options = {"task": base.task, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
     if comments:
         options["--comments"] = comments
     if shard is not None:
@@ -271,7 +274,7 @@ def score(
             return
         _report(summary, time.monotonic() - started, strict=strict, quiet=quiet)
         return
-    page = Gallery(gallery, layout, _title(model, task), no_clobber=no_clobber) if gallery else None
+    page = Gallery(gallery, layout, _title(model, base.task), no_clobber=no_clobber) if gallery else None
     preparer = Preparer(predictor.preprocessing, faces.value, text=written, see=page.see if page else None)
     output = open_output(out, kind, layout, options, table, picks.keep, resume=resume, no_clobber=no_clobber)
     if isinstance(output, FileOutput):
@@ -339,19 +342,17 @@ def score(
         raise AesError(picks.failure())
 
 
-def _title(model: str | None, task: Task) -> str:
-    from aescli.models.checkpoint import DEFAULT_MODELS
+def _title(model: str | None, task: str) -> str:
+    from aescli.models.checkpoint import chosen_model
 
-    return f"{os.path.basename(model or DEFAULT_MODELS[task.value])} · {task.value}"
+    return f"{os.path.basename(chosen_model(model, task))} · {task}"
 
 
-def _comments(path: str | None, wanted: bool, task: Task, *, quiet: bool) -> Comments | None:
+def _comments(path: str | None, wanted: bool, task: str, *, quiet: bool) -> Comments | None:
     """The comments for a model that reads them; UsageError where the one is given without the other."""
     if path is None:
         if wanted:
-            raise UsageError(
-                f"--task {task.value} with this model needs --comments FILE.csv (image, comment)"
-            )
+            raise UsageError(f"--task {task} with this model needs --comments FILE.csv (image, comment)")
         return None
     if not wanted:
         raise UsageError("--comments: this model reads images only; leave it out, or use --task miaa")

@@ -22,11 +22,14 @@ def measure_attributes(
     scale: Scale,
     resamples: int,
     seed: int,
+    *,
+    declared: bool = True,
 ) -> tuple[list[Subset], list[str]]:
-    """(a subset for each attribute that is predicted and labelled, notes on those that have no label).
+    """(a subset for each attribute that is predicted and labelled, notes on those that cannot be measured).
 
     rows[i] predicts samples[i]. Labels are mapped linearly from `source` to `scale`, as for the score. An image
-    without a label for an attribute does not count for it.
+    without a label for an attribute does not count for it. declared: the rows' attributes are known to be such;
+    otherwise those without labels are some tool's further columns, and nobody's concern.
     """
     import numpy as np
 
@@ -34,7 +37,7 @@ def measure_attributes(
     from aescli.evaluation.bootstrap import Predictions
 
     names = list(dict.fromkeys(name for row in rows for name in row.attributes))
-    found, missing = [], []
+    found, missing, elsewhere = [], [], []
     for name in names:
         pairs = [
             (sample.name, row.attributes[name], sample.scores[name])
@@ -44,16 +47,26 @@ def measure_attributes(
         if not pairs:
             missing.append(name)
             continue
+        if not all(source[0] <= true <= source[1] for *_, true in pairs):
+            elsewhere.append(name)
+            continue
         images, predicted, true = zip(*pairs, strict=True)
         # As the score is: a model cannot mean what the scale does not have.
         data = Predictions(np.clip(np.array(predicted, float), *scale), map_scale(true, source, scale))
         found.append(Subset(name, list(images), measure(data, min(resamples, _RESAMPLES), seed), data))
     notes = []
-    if missing and found:
+    if elsewhere:
+        notes.append(
+            f"not measured, because their labels lie outside the score's scale of {source[0]:g}–{source[1]:g}: "
+            f"{', '.join(elsewhere)}"
+        )
+    if missing and not declared:
+        pass
+    elif missing and found:
         notes.append(f"not measured, because the labels do not name them: {', '.join(missing)}")
     elif missing:
         notes.append(
-            f"measured is the model's score alone; its attributes ({', '.join(missing)}) need labels such as PARA's"
+            f"measured is the model's score alone; its attributes ({', '.join(missing)}) need labels of these names"
         )
     if found and resamples > _RESAMPLES:
         notes.append(f"intervals of the attributes: {_RESAMPLES:,} draws")

@@ -204,7 +204,7 @@ def evaluate(
     notes += outside(joined, predicted.scale or scale, predicted.source)
     if len(cuts) != len(usual) or not np.allclose(cuts, usual):
         shown = [", ".join(f"{cut:g}" for cut in values) for values in (cuts, usual)]
-        notes.append(f"classes cut at {shown[0]}; {dataset.name}'s own cuts are {shown[1]}")
+        notes.append(f"classes cut at {shown[0]}; usual for {dataset.name}: {shown[1]}")
     if above is None:
         above = float(map_scale(good_above(dataset.name, dataset.scale), dataset.scale, scale))
 
@@ -247,7 +247,13 @@ def evaluate(
             chance = gap_p(data.subset(main), numbers, min(resamples, 1_000), seed)
     whole = subsets[0].data
     attributes, remarks = measure_attributes(
-        [joined.rows[i] for i in main], [samples[i] for i in main], dataset.scale, scale, resamples, seed
+        [joined.rows[i] for i in main],
+        [samples[i] for i in main],
+        dataset.scale,
+        scale,
+        resamples,
+        seed,
+        declared=predicted.attributes_declared,
     )
     notes += remarks
     bounds = map_scale(category_cuts(dataset.name, dataset.scale), dataset.scale, scale).tolist()

@@ -42,6 +42,8 @@ _PREDICTION_NAMES = (
     "y_pred",
     "y_hat",
 )
+_NO_ATTRIBUTES = ("face_index", "face", "score_100", "class", "class_prob", "error", "user")
+"""Further columns of `aes score` that no label is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class PredictedRows:
     """scale: declared range of the scores; None = unknown.
 
     unsettled: whether the classes count from 0 or 1 is not known yet; `settle_classes` tells from the scores.
+    attributes_declared: the rows' attributes are known to be such, not just a file's further columns of numbers.
     """
 
     source: str
@@ -70,6 +73,7 @@ class PredictedRows:
     scale: Scale | None = None
     notes: list[str] = field(default_factory=list)
     unsettled: bool = False
+    attributes_declared: bool = True
 
     def joined_with(self, more: PredictedRows) -> PredictedRows:
         """Both sets of rows, for predictions of one source that were made in two parts."""
@@ -134,7 +138,8 @@ def read_predictions(
     """Read csv, tsv, json, jsonl or parquet rows: an image column and a score column, guessed if not named.
 
     Optional columns, as `aes score` writes them: `class` (1 = lowest; 0 in a file of another tool that counts so),
-    `p_1` … `p_K` (probabilities, or counts in all rows), `face_index`, `error`.
+    `p_1` … `p_K` (probabilities, or counts in all rows), `face_index`, `error`. Every further column of numbers is an
+    attribute.
     Raises AesError for a file without a header or without usable scores, where two columns could be the score, and
     for scores, classes and probabilities that are none (with the line).
     """
@@ -148,13 +153,17 @@ def read_predictions(
     p_columns: list[str] = []
     while (name := names.get(f"p_{len(p_columns) + 1}")) is not None:
         p_columns.append(name)
+    known = {image, score, *p_columns, *(names[name] for name in _NO_ATTRIBUTES if name in names)}
+    further = [column for column in table.columns if column not in known]
+    comma = table.delimiter != ","
     rows = []
     given = [[optional_number(cells[column]) for column in p_columns] for _, cells in table.rows]
     counted = p_columns and are_counts(given)
     for (line, cells), probabilities in zip(table.rows, given, strict=True):
         where = f"{path}:{line}: {cells[image]}"
         error = cells.get(names.get("error", ""), "")
-        text = cells[score].replace(",", ".") if table.delimiter != "," else cells[score]
+        text = cells[score].replace(",", ".") if comma else cells[score]
+        attributes = {c: optional_number(cells[c].replace(",", ".") if comma else cells[c]) for c in further}
         value = optional_number(text)
         if value is None and text and not error:
             raise AesError(f"{where}: '{text}' is not a score")
@@ -179,6 +188,7 @@ def read_predictions(
                 face_index=None if index is None else int(index),
                 error=error or ("" if value is not None else "the score is empty"),
                 line=line,
+                attributes={name: number for name, number in attributes.items() if number is not None},
             )
         )
     if table.bad:
@@ -191,7 +201,7 @@ def read_predictions(
     first = 1 if by_aes else first_class(rows, str(path), notes)
     rows = rows if first is None else counted_from_zero(rows, first)
     declared = scale or (SCORE_SCALE if by_aes else None)
-    return PredictedRows(str(path), rows, declared, notes, unsettled=first is None)
+    return PredictedRows(str(path), rows, declared, notes, first is None, attributes_declared=by_aes)
 
 
 def join(predicted: PredictedRows, dataset: Dataset) -> Joined:

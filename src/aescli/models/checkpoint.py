@@ -33,6 +33,12 @@ WEIGHTS, CONFIG, CARD, METRICS, TRAINING_IMAGES = (
 CHECKPOINT = "checkpoint"  # of a training run's folder
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 DEFAULT_MODELS = {"fbp": "momamba-lite", "viaa": "aesmamba-lite"}
+DEFAULT_TASK = "fbp"
+
+
+def chosen_model(model: str | None, task: str | None) -> str | None:
+    """The model that was named, else the task's bundled one (`DEFAULT_TASK`'s for None); None where there is none."""
+    return model or DEFAULT_MODELS.get(task or DEFAULT_TASK)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _out_of_memory(error: BaseException) -> bool:
 def load_predictor(
     model: str | None,
     *,
-    task: str = "fbp",
+    task: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     raters: str | None = None,
@@ -193,6 +193,7 @@ def load_predictor(
     """The predictor for `--model` (a bundled model's name, a checkpoint folder, an exported file) or the task's
     bundled one.
 
+    task: None = what the model is for, without one `DEFAULT_TASK`.
     device: several, with commas between them, work in a process each. raters: the training set whose raters'
     score head answers; None = the model's mixture of its heads. Imports torch, unless there are several devices.
     Raises AesError where there is no such model, or it is for another task or device.
@@ -203,12 +204,12 @@ def load_predictor(
         each = functools.partial(load_predictor, model, task=task, dtype=dtype, raters=raters)
         return DevicePool([name.strip() for name in device.split(",")], each)
 
-    from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
+    from aescli.models.checkpoint import DEFAULT_TASK, chosen_model, load_checkpoint
     from aescli.models.exported import exported_file, load_program
 
-    spec = model or DEFAULT_MODELS.get(task)
+    spec = chosen_model(model, task)
     if spec is None:
-        raise AesError(no_bundled_model(task))
+        raise AesError(no_bundled_model(task or DEFAULT_TASK))
     file = exported_file(model)
     if file is not None and file.suffix == ".onnx":
         return _onnx_predictor(file, task, device, dtype, raters)
@@ -238,7 +239,7 @@ def no_bundled_model(task: str) -> str:
     )
 
 
-def _onnx_predictor(file: Path, task: str, device: str, dtype: str, raters: str | None) -> Predictor:
+def _onnx_predictor(file: Path, task: str | None, device: str, dtype: str, raters: str | None) -> Predictor:
     from aescli.scoring.onnx_predictor import OnnxPredictor
 
     predictor = OnnxPredictor(file, device=device, dtype=dtype)
@@ -249,8 +250,8 @@ def _onnx_predictor(file: Path, task: str, device: str, dtype: str, raters: str 
     return predictor
 
 
-def _check_task(own: str, wanted: str, spec: str) -> None:
-    if own != wanted:
+def _check_task(own: str, wanted: str | None, spec: str) -> None:
+    if wanted is not None and own != wanted:
         raise AesError(f"the model {spec} is for --task {own}, not --task {wanted}; give the matching one")
 
 

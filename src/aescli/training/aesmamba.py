@@ -83,6 +83,12 @@ class AesMambaObjective(Objective):
                     f"model.attributes: no training picture has a score for {attribute.name!r}; "
                     "name the attributes that the data set has"
                 )
+            low, high = attribute.scale
+            if (scores[train, a] < low - 1e-6).any() or (scores[train, a] > high + 1e-6).any():
+                raise UsageError(
+                    f"model.attributes: {attribute.name!r} has training scores outside {low:g} to {high:g}; further "
+                    "scores of a table must be on the scale of its main one"
+                )
             if distil is not None and a == model.score_index:
                 self.distributions[attribute.name] = distil[2].float().to(device)
             elif attribute.outputs > 1:

@@ -40,13 +40,14 @@ def read(
     scale: Scale | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """A CSV, TSV, semicolon-separated or .xlsx table; all columns that are not scores become groups.
+    """A CSV, TSV, semicolon-separated or .xlsx table; all columns that were not named scores become groups.
 
-    image_column, score_columns: names, guessed where not given (the first score column is the score, the
-    others go to `Sample.scores`). comment_column: what people wrote, else a column called comment or caption, if any.
-    scale: declared range of the scores; else the narrowest usual one that
-    holds them. Columns `fold`, `split`, `std`, `count` and a run such as count_1 … count_10 have their
-    usual meaning. Raises AesError where a guess is not possible.
+    image_column, score_columns: names, guessed where not given. The first score column is the score. Several that
+    are named, else it and every further column of numbers, go to `Sample.scores`: any may be a model's attribute.
+    comment_column: what people wrote, else a column called comment or caption, if any.
+    scale: declared range of the scores; else the narrowest usual one that holds the score's.
+    Columns `fold`, `split`, `std`, `count` and a run such as count_1 … count_10 have their usual meaning.
+    Raises AesError where a guess is not possible.
     """
     table = read_xlsx(data) if data.suffix.lower() == ".xlsx" else read_table(data, has_header=_names_columns)
     notes: list[str] = []
@@ -66,6 +67,10 @@ def read(
     comment = comment or next((folded[key] for key in _COMMENT_NAMES if key in folded), None)
     decimal_comma = table.delimiter != ","
     used = {image, comment, *scores, *distribution}
+    known = used | {*special.values(), count, std}
+    # Who names several means these.
+    may_be = () if len(score_columns) > 1 else [c for c in table.columns if c not in known]
+    further = [column for column in may_be if _holds_numbers(table, column, decimal_comma)]
     rows = []
     for line, cells in table.rows:
         row = LabelRow(str(data), line, cells[image], cells[scores[0]])
@@ -81,7 +86,7 @@ def read(
             counts = [optional_number(cells[column]) for column in distribution]
             if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:
                 row.counts = tuple(counts)
-        for column in scores[1:]:
+        for column in (*scores, *further) if scores[1:] or further else ():
             try:
                 row.scores = {**row.scores, column: parse_number(cells[column], decimal_comma=decimal_comma)}
             except ValueError:
@@ -151,19 +156,24 @@ def guess_score_column(
     for name in SCORE_NAMES:
         if name in folded and folded[name] != image:
             return folded[name]
-    comma = table.delimiter != ","
-    numeric = []
-    for column in table.columns:
-        # Half of the cells suffices: the reader reports the others by line.
-        cells = [row[column].replace(",", ".") if comma else row[column] for _, row in table.rows]
-        if column == image or column in distribution or column.casefold() in ("fold", "split"):
-            continue
-        if cells and sum(optional_number(cell) is not None for cell in cells) > len(cells) / 2:
-            numeric.append(column)
+    skipped = {image, *distribution}
+    numeric = [
+        column
+        for column in table.columns
+        if column not in skipped
+        and column.casefold() not in ("fold", "split")
+        and _holds_numbers(table, column, table.delimiter != ",")
+    ]
     if len(numeric) == 1:
         return numeric[0]
     found = f"several columns hold numbers ({', '.join(numeric)})" if numeric else "no column holds numbers"
     raise AesError(f"{table.source}: {found}; name the score column with {option}")
+
+
+def _holds_numbers(table: Table, column: str, decimal_comma: bool) -> bool:
+    """Half of the cells suffices: the reader reports the others by line."""
+    cells = [row[column].replace(",", ".") if decimal_comma else row[column] for _, row in table.rows]
+    return sum(optional_number(cell) is not None for cell in cells) > len(cells) / 2
 
 
 def _distribution_columns(table: Table) -> list[str]:

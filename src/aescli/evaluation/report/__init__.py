@@ -62,11 +62,12 @@ def _is_report(folder: Path) -> bool:
     return True
 
 
-def expert_counter(model: str | None, task: str) -> ExpertCounter | None:
+def expert_counter(model: str | None, task: str | None) -> ExpertCounter | None:
     """What counts the routing of the model's outputs; None for a model without experts."""
     from aescli.evaluation.utilisation import ExpertCounter
+    from aescli.models.checkpoint import chosen_model
 
-    checkpoint = _checkpoint(model, task)
+    checkpoint = _checkpoint(chosen_model(model, task))
     config = None if checkpoint is None else getattr(checkpoint.model, "config", None)
     same = getattr(config, "same", None)
     return None if same is None else ExpertCounter(same.top_k)
@@ -234,7 +235,7 @@ def _heatmaps(
 
     from aescli.evaluation.report import heatmaps
 
-    checkpoint = _checkpoint(model, "")
+    checkpoint = _checkpoint(model)
     paths = _paths(evaluation)
     if checkpoint is None or not paths or not heatmaps.has_heatmaps(checkpoint):
         return None, []
@@ -270,11 +271,10 @@ def _paths(evaluation: Evaluation) -> dict[str, Path]:
     return {sample.name: Path(sample.path) for sample in evaluation.dataset.samples}
 
 
-def _checkpoint(model: str | None, task: str) -> Any:
+def _checkpoint(spec: str | None) -> Any:
     """The checkpoint of a name or folder; None where it is none (an exported model has no such folder)."""
-    from aescli.models.checkpoint import DEFAULT_MODELS, load_checkpoint
+    from aescli.models.checkpoint import load_checkpoint
 
-    spec = model or DEFAULT_MODELS.get(task)
     if spec is None:
         return None
     try:
