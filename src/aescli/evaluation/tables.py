@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aescli.evaluation.estimates import Estimate, Subset
-from aescli.evaluation.evaluate import Evaluation
+from aescli.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     from aescli.evaluation.compare import Difference

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aescli.errors import AesError
 from aescli.evaluation.estimates import Subset
-from aescli.evaluation.evaluate import Evaluation
+from aescli.evaluation.result import Evaluation
 from aescli.folders import unwritable, whole_folder
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 
 from aescli.evaluation.estimates import Estimate, Subset
-from aescli.evaluation.evaluate import TRAINING, Evaluation
 from aescli.evaluation.report.gallery import Thumbnail
+from aescli.evaluation.result import TRAINING, Evaluation
 from aescli.evaluation.tables import LABELS, meaning, minus, shown_metrics, undefined
 
 _HEADLINE = ("PLCC", "SRCC", "MAE", "RMSE", "ACC", "EMD")
