@@ -443,3 +443,79 @@ def test_random_bytes_end_in_labels_or_a_clear_error(tmp_path):
                 dataset = read_dataset(kind, path, match_images=False)
                 low, high = dataset.scale
                 assert all(low <= s.score <= high for s in dataset.samples)
+
+
+# ---------------------------------------------------------------- as the data sets were published
+
+
+@pytest.mark.parametrize("data", [".", "imgListFiles_label"])
+def test_aadb_as_published(tmp_path, data):
+    labels = tmp_path / "imgListFiles_label"
+    lists = {"Train": ("farm1_a.jpg 0.550000", "farm1_b.jpg  0.2"), "Validation": ("farm2_c.jpg 0.9",)}
+    for part, lines in {**lists, "TestNew": ("farm3_d.jpg 0.05 ",)}.items():
+        write(labels / f"imgList{part}Regression_score.txt", "\n".join(lines) + "\n")
+        write(labels / f"imgList{part}Regression_Light.txt", "farm1_a.jpg -0.4\n")
+    for where in ("datasetImages_originalSize/farm1_a", "datasetImages_originalSize/farm1_b"):
+        picture(tmp_path / f"{where}.jpg")
+    picture(tmp_path / "datasetImages_originalSize" / "farm2_c.jpg")
+    picture(tmp_path / "AADB_newtest_originalSize" / "farm3_d.jpg")
+    dataset = read_dataset("auto", tmp_path / data)
+    assert (dataset.name, dataset.scale) == ("aadb", (0.0, 1.0))
+    assert dataset.notes.clean
+    assert [(s.name, s.score, s.split) for s in dataset.samples] == [
+        ("farm1_a.jpg", 0.55, "train"),
+        ("farm1_b.jpg", 0.2, "train"),
+        ("farm2_c.jpg", 0.9, "val"),
+        ("farm3_d.jpg", 0.05, "test"),
+    ]
+    alone = read_dataset("auto", labels / "imgListTrainRegression_score.txt")
+    assert (alone.name, len(alone)) == ("aadb", 2)
+
+
+@pytest.mark.parametrize("named_by", ["id", "index"])
+def test_photonet_as_published(tmp_path, named_by):
+    write(
+        tmp_path / "photonet_dataset.txt",
+        "1 5566127 10 5.1000 1.1 0 0 1 2 3 3 1\n2 5571243 12 9.9 0.8 0 0 0 2 4 4 2\n3 77 4 4\n",
+    )
+    for index, image in ((1, 5566127), (2, 5571243)):
+        picture(tmp_path / "images" / f"{index if named_by == 'index' else image}.jpg")
+    dataset = read_dataset("auto", tmp_path)
+    assert (dataset.name, dataset.scale) == ("photonet", (1.0, 7.0))
+    assert [s.counts for s in dataset.samples] == [(0, 0, 1, 2, 3, 3, 1), (0, 0, 0, 2, 4, 4, 2)]
+    assert [s.score for s in dataset.samples] == [pytest.approx(5.1), pytest.approx(5.5)]
+    assert [p.reason for p in dataset.notes.bad] == ["4 numbers, not 12"]
+    assert any("1 scores differ from the mean of their votes" in note for note in dataset.notes.notes)
+
+
+def test_ava_captions_as_published(tmp_path):
+    sentences = [{"raw": "Great light!", "clean": "great light"}, {"raw": "Well done.", "clean": "well done"}]
+    entries = [
+        {"filename": "953619.jpg", "sentences": sentences, "split": "train"},
+        {"filename": "953958.jpg", "sentences": sentences[1:], "split": "test"},
+        {"filename": "1.jpg", "sentences": sentences},
+    ]
+    path = write(
+        tmp_path / "CLEAN_AVA_FULL_COMMENTS.json", json.dumps({"images": entries, "dataset": "AVA"}, indent=1)
+    )
+    with pytest.raises(AesError, match=r"has captions and no votes; put AVA\.txt beside it"):
+        read_dataset("auto", path, match_images=False)
+    write(tmp_path / "AVA.txt", ava_text())
+    for kind, data in (("auto", path), ("ava-captions", tmp_path)):
+        dataset = read_dataset(kind, data, match_images=False)
+        assert dataset.name == "ava-captions"
+        assert {s.name: (s.comment, s.split) for s in dataset.samples} == {
+            "953619.jpg": ("great light well done", "train"),
+            "953958.jpg": ("well done", "test"),
+        }
+        assert dataset.samples[0].counts == tuple(VOTES["953619"])
+        assert [(p.name, p.reason) for p in dataset.notes.bad] == [("1.jpg", "not in AVA.txt")]
+    assert read_dataset("auto", tmp_path, match_images=False).name == "ava"
+
+
+def test_a_list_of_images_and_scores_between_blanks(tmp_path):
+    path = write(tmp_path / "means.txt", " a.jpg 0.61\n b.jpg  0.25\n\n c.png\t0.5\n")
+    dataset = read_dataset("auto", path, match_images=False)
+    assert (dataset.name, dataset.scale) == ("means", (0.0, 1.0))
+    assert [(s.name, s.score) for s in dataset.samples] == [("a.jpg", 0.61), ("b.jpg", 0.25)]
+    assert len(dataset.notes.bad) == 1

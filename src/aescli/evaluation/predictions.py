@@ -19,11 +19,10 @@ from aescli.data.datasets.generic import (
     SCORE_NAMES,
     guess_image_column,
     guess_score_column,
-    looks_like_image,
 )
 from aescli.data.datasets.index import NameIndex
 from aescli.data.datasets.scut import spellings
-from aescli.data.datasets.tables import Table, read_table, read_text
+from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_text
 from aescli.errors import AesError
 from aescli.evaluation.class_columns import are_counts, counted_from_zero, first_class, why_no_distribution
 

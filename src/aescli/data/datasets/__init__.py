@@ -80,6 +80,10 @@ def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dat
         return votes.read_ava_json(parts, root)
     if kind == "ava" and votes.is_ava_text(parts[0].path):
         return votes.read_ava_text(parts, root)
+    if kind == "ava-captions" and parts[0].path.suffix.lower() == ".json":
+        return votes.read_captions_json(parts, root)
+    if kind == "photonet" and votes.is_photonet_text(parts[0].path):
+        return votes.read_photonet_text(parts, root)
     if kind in votes.BINS:
         return votes.read_votes_csv(kind, parts, root)
     if kind == "flickr-aes" or (kind == "para" and not scored.is_para(stream_table(parts[0].path).columns)):

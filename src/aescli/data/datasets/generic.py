@@ -5,14 +5,12 @@ Knows how to guess what was not named, and says what it guessed; knows no benchm
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Scale, assemble, optional_number, parse_number
-from aescli.data.datasets.tables import Table, read_table, read_xlsx
-from aescli.data.finding import known_suffixes
+from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_xlsx
 from aescli.errors import AesError
 
 _IMAGE_NAMES = (
@@ -65,7 +63,7 @@ def read(
     std = next((folded[key] for key in _STD_NAMES if key in folded), None)
     comment = table.column(comment_column) if comment_column else None
     comment = comment or next((folded[key] for key in _COMMENT_NAMES if key in folded), None)
-    decimal_comma = table.delimiter != ","
+    decimal_comma = table.delimiter not in ", "
     used = {image, comment, *scores, *distribution}
     known = used | {*special.values(), count, std}
     # Who names several means these.
@@ -117,11 +115,6 @@ def _narrowest(scales: Sequence[Scale], low: float, high: float) -> Scale:
         if scale[0] <= low and high <= scale[1]:
             return scale
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def looks_like_image(cell: str) -> bool:
-    """Whether a cell ends as the name of an image file does."""
-    return os.path.splitext(cell)[1].lower() in known_suffixes()
 
 
 def _names_columns(cells: Sequence[str]) -> bool:

@@ -27,9 +27,13 @@ _LISTED = ("ava", "ava-captions", "photonet", "photonet-captions", "aadb", "tad6
 """Those that may come as train / val / test lists."""
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
-_IMAGE_FOLDERS = ("images", "Images", "imgs", "image", "Data_Collection", "40K")
-_LABEL_FOLDERS = ("annotation", "annotations", "label", "labels")
+_IMAGE_FOLDERS = (
+    "images", "Images", "imgs", "image", "Data_Collection", "40K", "datasetImages_originalSize",
+    "datasetImages_warp256",
+)  # fmt: skip
+_LABEL_FOLDERS = ("annotation", "annotations", "label", "labels", "imgListFiles_label")
 _TEXTS = ("readme", "license", "licence", "notice")
+_AADB_TEST = "AADB_newtest_originalSize"
 _MERGED = "merge"  # in TAD66K's labels, beside the lists by theme
 
 # What a folder may hold at once: the first that is there is the data set (PARA's ratings have its means beside them).
@@ -70,6 +74,10 @@ def locate(kind: str, data: Path) -> Located:
                 siblings = [part for part in find_parts(_tables(file.parent)) if Part(file, "train") in part]
                 parts = siblings[0] if siblings else [Part(file)]
                 return Located(named, parts[0].path if len(parts) == 1 else file.parent, tuple(parts))
+    if kind == "ava-captions":
+        captions = [path for path in _tables(data, (".json",)) if votes.is_captions_json(path)]
+        if len(captions) == 1:
+            return Located(kind, captions[0], (Part(captions[0]),))
     if kind in ("auto", "scut-fbp"):
         books = sorted(path for path in data.rglob("*.xlsx") if "attractiveness" in path.name.casefold())
         if len(books) == 1:
@@ -84,6 +92,8 @@ def locate(kind: str, data: Path) -> Located:
 def _only_table(kind: str, data: Path) -> Located:
     """The one table of the folder, or its one set of train / val / test lists."""
     tables = _tables_or_json(data)
+    if kind in ("auto", "aadb") and (lists := scored.find_aadb_lists(tables)):
+        return Located("aadb", lists[0].path if len(lists) == 1 else data, tuple(lists))
     if len(tables) == 1:
         return locate(kind, tables[0])
     sets = []
@@ -104,8 +114,14 @@ def kind_of(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix == ".xlsx":
         return "scut-fbp" if "attractiveness" in source.name.casefold() else "csv"
-    if suffix == ".json" or votes.is_ava_text(source):
+    if suffix == ".json":
+        return "ava-captions" if votes.is_captions_json(source) else "ava"
+    if votes.is_ava_text(source):
         return "ava"
+    if votes.is_photonet_text(source):
+        return "photonet"
+    if scored.find_aadb_lists([source]):
+        return "aadb"
     if is_list(source):
         return "scut-fbp5500"
     from aescli.data.datasets import ratings
@@ -158,9 +174,11 @@ def image_root(located: Located, data: Path, images: Path | str | None) -> Path:
     for label_folder in (base, *(part.path.parent for part in located.parts)):
         if label_folder.name == _MERGED:
             label_folder = label_folder.parent
-        if label_folder.name.casefold() in _LABEL_FOLDERS:
+        if label_folder.name.casefold() in map(str.casefold, _LABEL_FOLDERS):
             homes.append(label_folder.parent)
     for home in homes:
+        if (home / _AADB_TEST).is_dir():  # AADB's test images lie beside the folder of the others
+            return home
         for folder in _IMAGE_FOLDERS:
             if (home / folder).is_dir():
                 return home / folder

@@ -10,6 +10,7 @@ Aesthetics Assessment with Rich Attributes", CVPR 2022 (PARA).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
 from aescli.data.datasets.parts import Part, notes_of, source_of
-from aescli.data.datasets.tables import TableStream, stream_table
+from aescli.data.datasets.tables import TableStream, looks_like_image, stream_table
 
 ATTRIBUTES = {
     "aesthetic": "aestheticScore",
@@ -32,14 +33,27 @@ ATTRIBUTES = {
 }
 """PARA's nine scores → the names of their columns; the mean scores' end in _mean."""
 
+_AADB_LIST = re.compile(r"imgList(Train|Validation|Test|TestNew)Regression_score\.txt", re.IGNORECASE)
+
 PARA_SCALE = (1.0, 5.0)
 PARA_STEPS = tuple(1 + k / 2 for k in range(9))
 """The scores that a person could give: 1, 1.5, …, 5."""
 
 
 def read_aadb(parts: Sequence[Part], images: Path | None) -> Dataset:
-    """CSV with name and score (0..1); an optional column split."""
+    """The official lists `imgList{Train,Validation,TestNew}Regression_score.txt` (image and score between blanks), or
+    CSV with name and score (0..1) and an optional column split."""
     return _assemble("aadb", _plain("name"), parts, images, (0.0, 1.0))
+
+
+def find_aadb_lists(files: Iterable[Path]) -> list[Part]:
+    """AADB's official lists of scores among the files (those of its attributes lie beside them); [] without any."""
+    found: dict[str, Part] = {}
+    for path in sorted(files):  # TestNew after Test, which it replaces
+        if match := _AADB_LIST.fullmatch(path.name):
+            split = {"train": "train", "validation": "val"}.get(match[1].casefold(), "test")
+            found[split] = Part(path, split)
+    return [found[split] for split in ("train", "val", "test") if split in found]
 
 
 def read_tad66k(parts: Sequence[Part], images: Path | None) -> Dataset:
@@ -88,7 +102,7 @@ def _assemble(name: str, read, parts: Sequence[Part], images: Path | None, scale
     notes = notes_of(parts)
     rows: list[LabelRow] = []
     for part in parts:
-        table = stream_table(part.path)
+        table = stream_table(part.path, has_header=lambda cells: not looks_like_image(cells[0]))
         for row in read(table, notes):
             row.split = part.split or row.split
             rows.append(row)
@@ -100,7 +114,8 @@ def _assemble(name: str, read, parts: Sequence[Part], images: Path | None, scale
 
 def _plain(column: str):
     def read(table: TableStream, notes: list[str]) -> Iterator[LabelRow]:
-        source, image, score = str(table.source), table.position(column), table.position("score")
+        source, headless = str(table.source), table.columns[0] == "1"
+        image, score = (0, 1) if headless else (table.position(column), table.position("score"))
         split = table.positions(("split",)).get("split")
         for line, cells in table:
             row = LabelRow(source, line, cells[image], cells[score])

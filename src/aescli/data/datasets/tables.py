@@ -9,11 +9,13 @@ import codecs
 import csv
 import difflib
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aescli.data.datasets.base import Problem
+from aescli.data.finding import known_suffixes
 from aescli.errors import AesError
 
 _DELIMITERS = ",;\t|"
@@ -76,6 +78,11 @@ def _position(source: Path, columns: Sequence[str], wanted: str, option: str = "
     raise AesError(f"{source} has no column '{wanted}'{hint}; it has: {', '.join(columns)}.{using}")
 
 
+def looks_like_image(cell: str) -> bool:
+    """Whether a cell ends as the name of an image file does."""
+    return os.path.splitext(cell)[1].lower() in known_suffixes()
+
+
 def read_text(path: Path) -> str:
     """The file's text: UTF-8 or UTF-16 by its mark, else UTF-8, else Windows-1252. Raises AesError."""
     encoding = _encoding(path)
@@ -91,7 +98,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_table(path: Path, *, has_header: Callable[[Sequence[str]], bool] = lambda cells: True) -> Table:
-    """Parse a delimited file; the delimiter (, ; tab |) is the one that occurs most in the first row.
+    """Parse a delimited file; the delimiter (, ; tab |) is the one that occurs most in the first row. A first row
+    without any that begins with an image's name is of a list whose columns stand between blanks.
 
     has_header: tells from the first row's cells whether they name the columns; else the columns are
     called "1", "2", …. Rows whose number of cells differs from the first row's come back as `bad`.
@@ -227,4 +235,6 @@ def _guess_delimiter(start: str) -> str:
             quoted = not quoted
         elif not quoted and char in counts:
             counts[char] += 1
+    if not any(counts.values()) and looks_like_image(start.split(maxsplit=1)[0] if start.strip() else ""):
+        return " "
     return max(_DELIMITERS, key=lambda delimiter: counts[delimiter])

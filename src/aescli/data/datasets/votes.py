@@ -1,6 +1,7 @@
 """Readers for AVA and Photo.Net, with and without comments: images with the votes for each step of a scale.
 
-Knows `AVA.txt`, NIMA's JSON and the CSV files with a column of votes; the score is always the votes' mean.
+Knows `AVA.txt`, NIMA's JSON, AVA-Captions' JSON, `photonet_dataset.txt` and CSV files with a column of votes; the
+score is always the votes' mean.
 Knows nothing about models, class rules or how a comment is cleaned.
 
 Sources: Murray, Marchesotti and Perronnin, "AVA: A Large-Scale Database for Aesthetic Visual Analysis", CVPR 2012;
@@ -29,6 +30,8 @@ BINS = {"ava": 10, "ava-captions": 10, "photonet": 7, "photonet-captions": 7}
 _COMMENTS = ("comment", "comments", "caption", "captions")
 _IDS = ("index", "image_id", "imageid", "image", "id")
 _AVA_WIDTH = 15  # index, image id, ten counts, two tags, challenge
+_PHOTONET_WIDTH = 12  # index, photo id, number of votes, mean, deviation, seven counts
+AVA_TEXT = "AVA.txt"
 _BRACKETS = str.maketrans("[](),;", "      ")
 # A list of votes is rounded at most to a hundredth when it becomes a mean.
 _ROUNDED = 0.0051
@@ -47,6 +50,23 @@ def read_ava_json(parts: Sequence[Part], images: Path | None) -> Dataset:
     return _assemble("ava", _json_entries, parts, images)
 
 
+def read_photonet_text(parts: Sequence[Part], images: Path | None) -> Dataset:
+    """`photonet_dataset.txt`: index, photo id, number of votes, mean, deviation, votes for 1..7, between blanks.
+
+    Copies of the data set name an image by its id or by its index.
+    """
+    return _assemble("photonet", _photonet_lines, parts, images)
+
+
+def read_captions_json(parts: Sequence[Part], images: Path | None) -> Dataset:
+    """AVA-Captions as published: {"images": [{"filename": …, "sentences": [{"clean": …}]}]}, with AVA.txt beside it.
+
+    The images that have both captions and votes; an entry's split counts where it has one. Raises AesError where
+    AVA.txt is missing or the JSON is another one.
+    """
+    return _assemble("ava-captions", _captioned, parts, images)
+
+
 def read_votes_csv(name: str, parts: Sequence[Part], images: Path | None) -> Dataset:
     """CSV with index (image id), label (votes, separated by blanks) and optional comment, score, class, split.
 
@@ -61,6 +81,19 @@ def is_ava_text(path: Path) -> bool:
     """One of the first lines is fifteen whole numbers."""
     lines = (line.split() for _, line in itertools.islice(read_lines(path), 5))
     return any(len(words) == _AVA_WIDTH and all(word.isdecimal() for word in words) for words in lines)
+
+
+def is_photonet_text(path: Path) -> bool:
+    """One of the first lines is twelve numbers, whole ones but for the mean and the deviation."""
+    return any(
+        len(words) == _PHOTONET_WIDTH and all(optional_number(word) is not None for word in words)
+        for words in (line.split() for _, line in itertools.islice(read_lines(path), 5))
+    )
+
+
+def is_captions_json(path: Path) -> bool:
+    """Whether it is an object, as AVA-Captions' is, not a list, as NIMA's."""
+    return next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "{"
 
 
 def kind_of_columns(columns: Iterable[str], first: Sequence[str]) -> str | None:
@@ -99,8 +132,10 @@ class _Votes:
             self._numbers[word] = value
         return value
 
-    def add(self, source: str, line: int | None, image: str, votes: Sequence[object]) -> LabelRow | None:
-        """A new row for the image; None where the votes are unusable or a row of the image took the comment."""
+    def add(
+        self, source: str, line: int | None, image: str, votes: Sequence[object], also: str = ""
+    ) -> LabelRow | None:
+        """A new row for the image, which a file may also be named after `also`; None where the votes are unusable."""
         plain = image.isdecimal() or os.path.splitext(image)[1].lower() not in known_suffixes()
         name = f"{image}.jpg" if plain else image
         try:
@@ -121,6 +156,8 @@ class _Votes:
         mean = sum([k * count for k, count in enumerate(counts, start=1)]) / total
         square = sum([k * k * count for k, count in enumerate(counts, start=1)]) / total
         row = LabelRow(source, line, name, mean, files=(name, image) if plain else (), counts=counts)
+        if also:
+            row.files = (*row.files, f"{also}.jpg")
         row.std = math.sqrt(max(square - mean * mean, 0.0))
         row.n_ratings = round(total) if all(count.is_integer() for count in counts) else None
         return row
@@ -189,6 +226,61 @@ def _ava_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
             key = tuple(words[12:])
             row.group = groups.setdefault(key, dict(zip(("tag_1", "tag_2", "challenge"), key, strict=True)))
             yield row
+
+
+def _photonet_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+    source = str(part.path)
+    for line, text in read_lines(part.path):
+        words = text.split()
+        if len(words) != _PHOTONET_WIDTH or not (words[0].isdecimal() and words[1].isdecimal()):
+            reason = f"{len(words)} numbers, not {_PHOTONET_WIDTH}"
+            if len(words) == _PHOTONET_WIDTH:
+                reason = "no photo id"
+            votes.bad.append(Problem(source, line, words[1] if len(words) > 1 else words[0], reason))
+            continue
+        row = votes.add(source, line, words[1], words[5:], also=words[0])
+        if row is not None:
+            row.split = part.split
+            stated = optional_number(words[3])
+            if stated is None or abs(stated - row.score) > _ROUNDED:
+                votes.contradicted.append(row)
+            yield row
+
+
+def _captioned(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+    captions = _captions(part.path)
+    ava = next(
+        (p for p in sorted(part.path.parent.iterdir()) if p.name.casefold() == AVA_TEXT.casefold()), None
+    )
+    if ava is None:
+        raise AesError(f"{part.path} has captions and no votes; put {AVA_TEXT} beside it")
+    for row in _ava_lines(Part(ava), votes):
+        if (found := captions.pop(row.name, None)) is not None:
+            row.comment, row.split = found[0] or None, part.split or found[1]
+            yield row
+    votes.bad += [Problem(str(part.path), None, name, f"not in {AVA_TEXT}") for name in captions]
+
+
+def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
+    """Image name → (its sentences, its split)."""
+    try:
+        entries = json.loads(read_text(path))["images"]
+        return {
+            str(entry["filename"]).strip(): (
+                " ".join(
+                    str(s.get("clean") or s.get("raw") or "").strip() for s in entry["sentences"]
+                ).strip(),
+                str(entry["split"]) if entry.get("split") else None,
+            )
+            for entry in entries
+        }
+    except (ValueError, RecursionError) as error:
+        raise AesError(f"{path} is not valid JSON: {error}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise AesError(
+            f'{path} is neither NIMA\'s list of {{"image_id": …, "label": […]}} nor AVA-Captions\' '
+            '{"images": [{"filename": …, "sentences": [{"clean": …}]}]}'
+        ) from None
 
 
 def _json_entries(part: Part, votes: _Votes) -> Iterator[LabelRow]:
