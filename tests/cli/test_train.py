@@ -87,6 +87,13 @@ def test_dry_run_needs_no_data_for_the_parameter_count(capsys):
     assert "multiply" in out
 
 
+@pytest.mark.parametrize("preset", ["aesmamba-m-ava", "aesmamba-p-para"])
+def test_dry_run_of_a_model_that_reads_text_fetches_nothing(capsys, monkeypatch, preset):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert _aes("train", "--preset", preset, "--dry-run") == 0
+    assert "text 109,482,240" in capsys.readouterr().out
+
+
 def test_one_label_is_too_few(table, capsys):
     (table / "one.csv").write_text("file,rating\n0.png,3\n")
     words = ["train", *PRESET, "--data", table / "one.csv", "--images", table / "pictures", "--dry-run"]

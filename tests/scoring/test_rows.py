@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from aescli.data.labels import rated_class
 from aescli.scoring.rows import NO_FACE, ImageResult, Layout, Row, scored_row
 
 
@@ -55,6 +56,15 @@ def test_without_probabilities_the_cuts_decide_the_class():
     assert [c["class"] for c in cells] == [1, 2, 2, 3]
     assert cells[0]["class_prob"] is None
     assert cells[0]["p_3"] is None
+
+
+def test_one_cut_is_what_good_lies_above():
+    layout = Layout(classes=10, cuts=(5.0,), distribution=True)
+    scores = (4.9999, 5.0, 5.0001)
+    classes = [layout.best_class(scored_row("a", None, None, score, [])) for score in scores]
+    assert classes == [1, 1, 2]
+    assert rated_class(scores, (5.0,)).tolist() == [0, 0, 1]
+    assert rated_class([1.4, 1.5, 2.5], (1.5, 2.5)).tolist() == [0, 1, 2]
 
 
 def test_the_lower_of_two_equally_probable_classes():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from PIL import Image
 
 from aescli import cli
 from aescli.data.datasets.scored import ATTRIBUTES
-from aescli.errors import UsageError
+from aescli.errors import AesError, UsageError
 from aescli.models.aesmamba import PARA_ATTRIBUTES
 from aescli.models.checkpoint import load_checkpoint
 from aescli.presets import load_preset
 from aescli.training.run import read_training_data, split_data, train_model
+from aescli.training.trainer import Trainer
 
 ENCODER = {"name": "mobilenetv1", "levels": [6], "image_size": 32}
 
@@ -186,6 +188,60 @@ def test_a_tables_further_column_is_an_attribute_if_it_is_on_the_scores_scale(pa
     else:
         with pytest.raises(UsageError, match="'mood' has training scores outside 1 to 5"):
             _train(preset, para / "mine.csv", tmp_path / "run")
+
+
+def test_pictures_that_cannot_be_decoded_are_named_and_left_out(para, tmp_path):
+    broken = [
+        *sorted((para / "imgs" / "session0").glob("*.jpg"))[:2],
+        para / "imgs" / "session1" / "iaa_pub1_.jpg",
+    ]
+    for path in broken[:2]:
+        path.write_bytes(path.read_bytes()[:300])
+    broken[2].write_bytes(b"")
+    lines = []
+    data = read_training_data(_preset(tmp_path, _para_model()), [para], log=lines.append)
+    assert len(data.pictures.samples) == len(data.content) == len(data.datasets[0]) == 37
+    assert not {s.path for s in data.pictures.samples} & set(broken)
+    said = next(line for line in lines if "cannot be decoded" in line)
+    assert said.startswith("para: 3 images cannot be decoded and are left out (")
+    assert all(str(path) in said for path in broken)
+    for path in para.rglob("*.jpg"):
+        path.write_bytes(b"x")
+    with pytest.raises(AesError, match="none of its 40 images can be decoded"):
+        read_training_data(_preset(tmp_path, _para_model()), [para])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.0])
+def test_the_official_validation_part_validates(para, tmp_path, share):
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    parts = ["train"] * 24 + ["Validation"] * 8 + ["test"] * 8
+    lines = [
+        f"{p.relative_to(para)},{1 + i % 5},{part}\n"
+        for i, (p, part) in enumerate(zip(pictures, parts, strict=True))
+    ]
+    (para / "mine.csv").write_text("image,score,split\n" + "".join(lines))
+    preset = _preset(tmp_path, {"attributes": [{"name": "a", "scale": [1, 5]}]}, validation=share)
+    data = read_training_data(preset, [para / "mine.csv"])
+    found = split_data(data, preset, None)
+    assert found.test["mine"].tolist() == list(range(32, 40))
+    assert found.validation.tolist() == (list(range(24, 32)) if share else [])
+    assert len(found.train) == (24 if share else 32)
+
+
+@pytest.mark.parametrize(("width", "steps"), [(None, 3), (8, 2)], ids=["no BatchNorm", "BatchNorm"])
+def test_a_last_batch_of_one_is_left_out_only_where_it_must_be(para, tmp_path, width, steps, monkeypatch):
+    preset = _preset(
+        tmp_path, {**_para_model(), "width": width}, epochs=1, batch_size=8, validation=0.0, freeze_norms=True
+    )
+    data = read_training_data(preset, [para])
+    parts = split_data(data, preset, None)
+    parts = replace(parts, train=parts.train[:17], validation=parts.validation[:0])
+    sizes, plain = [], Trainer._step
+    monkeypatch.setattr(
+        Trainer, "_step", lambda self, batch, rows: sizes.append(len(rows)) or plain(self, batch, rows)
+    )
+    train_model(preset, data, parts, tmp_path / "run", log=lambda _: None)
+    assert sizes == [8, 8, 1][:steps]
 
 
 def test_mixup_is_refused(para, tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 from aescli.runtime import available_cpus
 
 _SIDE = 32  # pixels of the small grey picture
+_KEEP_EVERY = 20_000  # files: what an interrupted run of hours has decoded is not lost
 _FORMAT = 1  # of the cache; raise when a fingerprint's meaning changes
 
 # (bits apart, least correlation of the small grey pictures): looked at pair by pair on the faces of MEBeauty
@@ -36,6 +37,11 @@ class Fingerprints:
     bits: np.ndarray
     grey: np.ndarray
 
+    def subset(self, keep: Sequence[int]) -> Fingerprints:
+        """Those of the files at the given positions, in that order."""
+        keep = np.asarray(keep, dtype=np.int64)
+        return Fingerprints([self.content[i] for i in keep], self.bits[keep], self.grey[keep])
+
 
 def default_cache() -> Path:
     """Where fingerprints are kept between runs (the user's cache folder)."""
@@ -47,38 +53,42 @@ def fingerprints(
     paths: Sequence[Path],
     cache: Path | None = None,
     workers: int | None = None,
-    unreadable: list[int] | None = None,
+    unreadable: dict[int, str] | None = None,
 ) -> Fingerprints:
     """Fingerprint every file, in the order given. Raises ImageError for a file that cannot be decoded.
 
-    unreadable: if given, such a file does not raise: its position is added, and it resembles nothing.
+    unreadable: if given, such a file does not raise: its position and the reason are added, and it resembles nothing.
 
     cache: an .npz file that keeps fingerprints by path, size and modification time; None = no cache. One
     that cannot be read or written is passed over: it only saves time.
     """
     from aescli.data.images import ImageError
 
-    def fingerprint(i: int) -> tuple[str, np.uint64, np.ndarray] | None:
+    def fingerprint(i: int) -> tuple[str, np.uint64, np.ndarray] | ImageError:
         try:
             return _fingerprint(paths[i])
-        except ImageError:
-            if unreadable is None:
-                raise
-            return None
+        except ImageError as error:
+            return error
 
     keys = [_key(path) for path in paths]
     known = _read_cache(cache) if cache else {}
     todo = [i for i, key in enumerate(keys) if key not in known]
+    failed: dict[int, ImageError] = {}
     with ThreadPoolExecutor(workers or available_cpus()) as pool:
-        fresh = list(pool.map(fingerprint, todo))
-    failed = [i for i, found in zip(todo, fresh, strict=True) if found is None]
-    known.update((keys[i], found) for i, found in zip(todo, fresh, strict=True) if found is not None)
-    if cache and todo:
-        _write_cache(cache, known)
-    for i in failed:
+        for start in range(0, len(todo), _KEEP_EVERY):
+            block = todo[start : start + _KEEP_EVERY]
+            for i, found in zip(block, pool.map(fingerprint, block), strict=True):
+                if isinstance(found, ImageError):
+                    failed[i] = found
+                else:
+                    known[keys[i]] = found
+            if cache:
+                _write_cache(cache, known)
+    if failed and unreadable is None:
+        raise next(iter(failed.values()))
+    for i, error in failed.items():
         known[keys[i]] = (f"unreadable {i}", np.uint64(0), np.zeros(_SIDE * _SIDE, np.uint8))
-    if unreadable is not None:
-        unreadable += failed
+        unreadable[i] = error.reason
     found = [known[key] for key in keys]
     return Fingerprints(
         content=[str(item[0]) for item in found],

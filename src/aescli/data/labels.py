@@ -48,6 +48,17 @@ def score_to_class(scores: ArrayLike, cuts: Sequence[float]) -> np.ndarray:
     return np.searchsorted(cuts, scores + _ON_THE_CUT, side="right").astype(np.int64)
 
 
+def rated_class(scores: ArrayLike, cuts: Sequence[float]) -> np.ndarray:
+    """The classes 0..len(cuts) that a model's or a label's score means.
+
+    One cut is the threshold of good against bad, above which, not on which, an image is good (`is_good`); several are
+    `score_to_class`'s.
+    """
+    import numpy as np
+
+    return is_good(scores, cuts[0]).astype(np.int64) if len(cuts) == 1 else score_to_class(scores, cuts)
+
+
 def class_cuts(dataset: str, scale: tuple[float, float]) -> tuple[float, ...]:
     """The data set's own cuts, or for one without: SCUT-FBP5500's, mapped from 1..5 to `scale`."""
     if dataset in CLASS_CUTS:

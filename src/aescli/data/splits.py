@@ -18,6 +18,8 @@ import numpy as np
 from aescli.data.datasets.base import Dataset
 from aescli.errors import AesError, UsageError
 
+_PARTS = {"test": "test", "testing": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+
 _FORMAT = "aescli-split-1"
 
 
@@ -132,6 +134,17 @@ def official_fold(dataset: Dataset, fold: int) -> tuple[np.ndarray, np.ndarray]:
         have = f"it has {', '.join(map(str, known))}" if known else "it has no official folds"
         raise UsageError(f"{dataset.notes.source} has no fold {fold}; {have}")
     return np.flatnonzero((folds != fold) & (folds != 0)), np.flatnonzero(folds == fold)
+
+
+def official_parts(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(train, validation, test) positions as the labels' split column says; None where it names no test part.
+
+    What is neither validation nor test trains. Validation is empty where none is named.
+    """
+    split = np.array([_PARTS.get((sample.split or "").casefold(), "train") for sample in dataset.samples])
+    if not (split == "test").any():
+        return None
+    return tuple(np.flatnonzero(split == part) for part in ("train", "val", "test"))
 
 
 def named_split(dataset: Dataset, name: str) -> np.ndarray:

@@ -64,10 +64,10 @@ def settle_classes(predicted: PredictedRows, cuts: Sequence[float]) -> Predicted
     """
     if not predicted.unsettled:
         return predicted
-    from aescli.data.labels import score_to_class
+    from aescli.data.labels import rated_class
 
     known = [row for row in predicted.rows if row.best_class is not None and row.score is not None]
-    classes = score_to_class([row.score for row in known], cuts).tolist()
+    classes = rated_class([row.score for row in known], cuts).tolist()
     above = Counter(row.best_class - k for row, k in zip(known, classes, strict=True))
     if above[0] == above[1] or 2 * max(above[0], above[1]) < len(known):
         raise _undecidable(predicted.source, above, len(known), "the scores' own classes")

@@ -205,7 +205,7 @@ def _arrays(
     """Joined predictions of `origin` (on `source`) and their labels, on `scale`; what was decided goes to `notes`."""
     import numpy as np
 
-    from aescli.data.labels import map_scale, score_to_class
+    from aescli.data.labels import map_scale, rated_class
     from aescli.evaluation.bootstrap import Predictions
     from aescli.evaluation.metrics import distribution_distances
 
@@ -233,7 +233,7 @@ def _arrays(
         pred_class = probabilities.argmax(axis=1)
         notes.append("predicted classes taken from the largest probability")
     else:
-        pred_class = score_to_class(pred, cuts)
+        pred_class = rated_class(pred, cuts)
         shown = ", ".join(f"{cut:g}" for cut in cuts)
         notes.append(f"predicted classes taken from the scores, cut at {shown}")
     distances = None
@@ -241,7 +241,7 @@ def _arrays(
     if all(counts) and len(widths) == 1 and {len(row) for row in counts} == widths:
         distances = distribution_distances([row.probabilities for row in rows], counts)
         notes.append(f"EMD compares p_1 … p_{min(widths)} with the distribution of the ratings")
-    true_class = score_to_class(true, cuts)
+    true_class = rated_class(true, cuts)
     return Predictions(pred, true, pred_class, true_class, probabilities, distances, classes, above)
 
 

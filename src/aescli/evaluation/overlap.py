@@ -81,7 +81,7 @@ def leaks_of_parts(part: Sequence[Path], rest: Sequence[Path], cache: Path | Non
     """
     from aescli.data.duplicates import duplicate_groups, fingerprints
 
-    groups = duplicate_groups(fingerprints([*part, *rest], cache, unreadable=[]))
+    groups = duplicate_groups(fingerprints([*part, *rest], cache, unreadable={}))
     outside = set(groups[len(part) :].tolist())
     return [i for i in range(len(part)) if int(groups[i]) in outside]
 

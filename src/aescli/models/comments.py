@@ -1,6 +1,6 @@
 """Comments as people typed them, made fit to be read by a text encoder.
 
-Knows markup, links, invisible characters and the word limit of the captions data sets.
+Knows markup, links, escaped line ends, invisible characters and the word limit of the captions data sets.
 Knows nothing about tokens, models or files; imports nothing heavy.
 """
 
@@ -8,7 +8,18 @@ import html
 import re
 import unicodedata
 
-_MARKUP = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-z][^<>]*>", re.IGNORECASE | re.DOTALL)
+_TAGS = (
+    "a|abbr|address|article|audio|b|big|blockquote|body|br|button|center|cite|code|dd|del|div|dl|dt|em|embed|font|form"
+    "|h[1-6]|head|hr|html|i|iframe|img|input|ins|kbd|label|li|link|map|mark|meta|nobr|object|ol|option|p|param|pre|q|s"
+    "|samp|script|section|select|small|source|span|strike|strong|style|sub|sup|table|tbody|td|textarea|tfoot|th|thead"
+    "|title|tr|tt|u|ul|var|video|wbr"
+)
+# Only HTML's own tags, with attributes that have values: people also write a<b and c>d, and <3.
+_MARKUP = re.compile(
+    rf"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?(?:{_TAGS})(?:\s+[^<>]*=[^<>]*)?\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
+_ESCAPED = re.compile(r"\\+[nrt]")  # a line's end as CSV and JSON files of captions hold it
 _LINK = re.compile(r"(?:\b[a-z][a-z0-9+.-]*://|\bwww\.)\S+", re.IGNORECASE)
 
 
@@ -34,5 +45,5 @@ def clean_comment(text: str | None, words: int = 200) -> str:
 
 
 def _clean_once(text: str, words: int) -> str:
-    text = _LINK.sub(" ", _MARKUP.sub(" ", html.unescape(text)))
+    text = _ESCAPED.sub(" ", _LINK.sub(" ", _MARKUP.sub(" ", html.unescape(text))))
     return " ".join("".join(map(_visible, text)).split()[:words])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aescli.data.datasets.generic import guess_image_column
 from aescli.data.datasets.index import NameIndex, normal_name
-from aescli.data.datasets.tables import read_table
+from aescli.data.datasets.tables import Table, read_table
 from aescli.errors import AesError
 
 _COLUMNS = ("comment", "comments", "caption", "captions", "text")
@@ -33,7 +33,7 @@ class Comments:
             raise AesError(
                 f"--comments {path}: no column comment; it has: {', '.join(table.columns)}. Name one of them comment"
             )
-        image = guess_image_column(table)
+        image = self._image_column(table, path)
         self.problems = [str(problem) for problem in table.bad]
         self._texts: dict[str, str] = {}
         for _, cells in table.rows:
@@ -46,6 +46,20 @@ class Comments:
         self._index = NameIndex(self._texts, folders=True)
         self._asked: dict[str, str] = {}
         self._shared: dict[str, str] = {}
+
+    @staticmethod
+    def _image_column(table: Table, path: Path) -> str:
+        try:
+            return guess_image_column(table)
+        except AesError:
+            # As in the lists that AVA's captions are trained on.
+            index = next((column for column in table.columns if column.casefold() == "index"), None)
+            if index is None:
+                raise AesError(
+                    f"--comments {path}: no column looks like image names; it has: {', '.join(table.columns)}. "
+                    "Name one of them image"
+                ) from None
+            return index
 
     def __len__(self) -> int:
         return len(self._texts)

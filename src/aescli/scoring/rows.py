@@ -134,6 +134,8 @@ class Layout:
             return None
         if self._has_classes(row):
             return max(range(len(row.probabilities)), key=row.probabilities.__getitem__) + 1
+        if len(self.cuts) == 1:  # good against bad: good is above the threshold (`labels.rated_class`)
+            return 1 + (row.score > self.cuts[0])
         return 1 + sum(cut <= row.score for cut in self.cuts)
 
     def _has_classes(self, row: Row) -> bool:

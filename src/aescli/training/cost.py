@@ -53,10 +53,12 @@ def describe_model(preset: Preset) -> list[str]:
     """Lines for a person: parameters and forward cost."""
     from dataclasses import asdict, replace
 
-    encoder = replace(preset.model.encoder, pretrained=False)  # nothing is fetched; a file given is loaded
-    model = build_model(
-        {"architecture": preset.architecture, "model": asdict(replace(preset.model, encoder=encoder))}
-    )
+    # Nothing is fetched; a file given is loaded.
+    parts = {"encoder": replace(preset.model.encoder, pretrained=False)}
+    if getattr(preset.model, "text", None) is not None:
+        parts["text"] = replace(preset.model.text, pretrained=False)
+    config = replace(preset.model, **parts)
+    model = build_model({"architecture": preset.architecture, "model": asdict(config)})
     counts = parameter_counts(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     multiply_adds, milliseconds = forward_cost(model, preset.model.encoder.image_size)

@@ -5,7 +5,7 @@ Composes data sets, splits, features, trainer and checkpoint. Knows nothing abou
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 from aescli import __version__
 from aescli.data.datasets import Dataset, read_dataset
 from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
-from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold
-from aescli.errors import UsageError
+from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold, official_parts
+from aescli.errors import AesError, UsageError
+from aescli.evaluation.predictions import named
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint
 from aescli.models.encoders import EncoderConfig, encoder_statistics
 from aescli.models.rounding import settle
@@ -91,11 +92,41 @@ def read_training_data(
         offsets.append(len(samples))
         samples += training_samples(dataset, 0, preset.model.score_range)
         datasets.append(dataset)
-    what = "faces and near-duplicates" if preset.preprocessing.faces else "near-duplicates"
+    what = "near-duplicates and faces" if preset.preprocessing.faces else "near-duplicates"
     log(f"{len(samples)} images: finding {what}")
+    broken: dict[int, str] = {}
+    prints = fingerprints([s.path for s in samples], cache=default_cache(), unreadable=broken)
+    if broken:
+        prints = prints.subset([i for i in range(len(samples)) if i not in broken])
+        datasets, samples, offsets = _without(broken, datasets, samples, offsets, log)
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
-    prints = fingerprints([s.path for s in samples], cache=default_cache())
     return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, prints.bits, offsets)
+
+
+def _without(
+    broken: Mapping[int, str],
+    datasets: Sequence[Dataset],
+    samples: Sequence[TrainingSample],
+    offsets: Sequence[int],
+    log: Callable[[str], None],
+) -> tuple[list[Dataset], list[TrainingSample], list[int]]:
+    """(data sets, samples, offsets) without the pictures that cannot be decoded, each of which is named."""
+    kept_sets, kept, kept_offsets = [], [], []
+    for dataset, offset in zip(datasets, offsets, strict=True):
+        rows = range(offset, offset + len(dataset))
+        lost = {str(samples[i].path): broken[i] for i in rows if i in broken}
+        keep = [i for i in rows if i not in broken]
+        if lost:
+            shown = named(
+                "images cannot be decoded and are left out", [f"{p}: {r}" for p, r in lost.items()], 5
+            )
+            log(f"{dataset.name}: {shown}")
+        if not keep:
+            raise AesError(f"{dataset.notes.source}: none of its {len(lost)} images can be decoded")
+        kept_offsets.append(len(kept))
+        kept += [samples[i] for i in keep]
+        kept_sets.append(dataset.subset([i - offset for i in keep]))
+    return kept_sets, kept, kept_offsets
 
 
 def _check_fold(dataset: Dataset, fold: int | None) -> None:
@@ -137,15 +168,16 @@ def split_data(
     """Test, validation and training positions of every data set.
 
     fold: the official fold where there is one, else the fold of a seeded five-fold partition. Without it, the
-    official test part where there is one, else an 8 : 2 split. What is drawn is stratified by the score, within the
-    data set's `stratum` if it has one. Near-duplicates never lie on two sides, across data sets too: training drops
-    what resembles a test image.
+    official test part where there is one, and with it the official validation part; else an 8 : 2 split. What is
+    drawn is stratified by the score, within the data set's `stratum` if it has one. Near-duplicates never lie on two
+    sides, across data sets too: training drops what resembles a test image.
     """
     train, validation, tests, splits = [], [], {}, []
     saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
     seed = preset.train.seed
     for number, dataset in enumerate(data.datasets):
         where = data.of(number)
+        official_held = np.arange(0)
         groups, content, strata = data.groups[where], [data.content[i] for i in where], dataset.strata
         if train_on_all or dataset.name == UNLABELLED:
             rest, test = np.arange(len(dataset)), np.arange(0)
@@ -157,9 +189,8 @@ def split_data(
             splits.append(split)
         elif fold is not None and any(s.fold for s in dataset.samples):
             rest, test = official_fold(dataset, fold)
-        elif fold is None and any(s.split == "test" for s in dataset.samples):
-            is_test = np.array([s.split == "test" for s in dataset.samples])
-            rest, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+        elif fold is None and (official := official_parts(dataset)) is not None:
+            rest, official_held, test = official
         else:
             if fold is not None:
                 split = kfold(dataset, FOLDS, seed=0, groups=groups, content=content, strata=strata)
@@ -170,12 +201,14 @@ def split_data(
             test = split.indices(dataset, part)
             rest = np.setdiff1d(np.arange(len(dataset)), test)
             splits.append(split)
-        if preset.train.validation and dataset.name != UNLABELLED:
+        if not preset.train.validation or dataset.name == UNLABELLED:
+            kept, held = np.union1d(rest, official_held), np.arange(0)
+        elif len(official_held):
+            kept, held = rest, official_held
+        else:
             kept, held = carve_validation(
                 dataset, rest, share=preset.train.validation, seed=seed, groups=groups, strata=strata
             )
-        else:
-            kept, held = rest, np.arange(0)
         train.append(where[kept])
         validation.append(where[held])
         if len(test):

@@ -15,7 +15,7 @@ import numpy as np
 
 from aescli.data.datasets import Dataset, ReadReport, Sample
 from aescli.data.faces import FaceDetector
-from aescli.data.images import find_images, load_image
+from aescli.data.images import ImageError, find_images, load_image
 from aescli.data.labels import map_scale
 from aescli.errors import UsageError
 from aescli.models.checkpoint import Preprocessing
@@ -123,7 +123,10 @@ class Pictures:
         detector = FaceDetector()
 
         def find(path: Path) -> np.ndarray | None:
-            pixels = self._pixels(path)
+            try:
+                pixels = self._pixels(path)
+            except ImageError:  # an alternative: the samples' own pictures are known to be readable
+                return None
             found = detector(pixels)
             # Relative to the size: `prepared` may ask for another one, and crops come from that decode.
             return found[0].landmarks / pixels.shape[1::-1] if found else None

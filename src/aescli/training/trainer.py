@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aescli.errors import AesError
+from aescli.errors import AesError, UsageError
 from aescli.training.config import TrainConfig
 from aescli.training.distributed import Group
 from aescli.training.objective import Objective, stack_outputs
@@ -142,14 +142,22 @@ class Trainer:
         torch.manual_seed(hash((config.seed, self.epoch)) % 2**31)
         shuffled = np.random.default_rng((config.seed, self.epoch)).permutation(len(self.train_indices))
         order = self.group.share(self.train_indices[shuffled])
+        # BatchNorm cannot normalise a single sample.
+        normalises = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
+        )
+        if normalises and self.batch_size < 2:
+            raise UsageError(
+                "train.batch_size: 1 is too small for a model with BatchNorm; set it to 2 or more"
+            )
         sums: dict[str, float] = {}
         start = 0
         for number, batch in enumerate(self.source.batches(order, self.batch_size, self.epoch)):
             self._set_rate(self.epoch * self.steps_per_epoch + number)
             rows = torch.from_numpy(order[start : start + len(batch[0])]).to(self.device)
             start += len(rows)
-            if len(rows) < 2:
-                continue  # BatchNorm cannot normalise a single sample
+            if len(rows) < 2 and normalises:
+                continue
             terms = self._step(batch, rows)
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
