@@ -87,6 +87,12 @@ def test_dry_run_needs_no_data_for_the_parameter_count(capsys):
     assert "multiply" in out
 
 
+def test_the_layout_can_be_named(table, capsys):
+    words = ["train", *PRESET, "--data", table / "labels.csv", "--images", table / "pictures", "--dry-run"]
+    assert _aes(*words, "--layout", "aadb") == 1
+    assert "has no column 'name'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("preset", ["aesmamba-m-ava", "aesmamba-p-para"])
 def test_dry_run_of_a_model_that_reads_text_fetches_nothing(capsys, monkeypatch, preset):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

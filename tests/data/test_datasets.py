@@ -534,3 +534,31 @@ def test_real_sophoappeal():
     assert dataset.notes.clean
     assert not dataset.notes.notes  # every score is the mean of its votes
     assert all(sum(s.counts) == s.n_ratings and s.group["db"] for s in dataset.samples)
+
+
+def test_lists_of_train_and_test_in_any_form(tmp_path):
+    write(tmp_path / "train.csv", "picture;rating;light\na.jpg;2,5;1\nb.jpg;4;2\n")
+    write(tmp_path / "test.csv", "light;picture;rating\n3;c.jpg;9,5\n")
+    dataset = read_dataset("auto", tmp_path, match_images=False)
+    assert (dataset.name, dataset.scale) == (tmp_path.name, (1.0, 10.0))
+    assert [(s.name, s.score, s.split) for s in dataset.samples] == [
+        ("a.jpg", 2.5, "train"),
+        ("b.jpg", 4, "train"),
+        ("c.jpg", 9.5, "test"),
+    ]
+    write(tmp_path / "test.csv", "picture;marks\nc.jpg;9,5\n")
+    with pytest.raises(AesError, match=r"test\.csv has no column 'rating'"):
+        read_dataset("auto", tmp_path, match_images=False)
+
+
+def test_an_expected_scale_counts_where_it_fits_as_well_as_the_usual_one(tmp_path):
+    def scale_of(scores, expected):
+        path = write(
+            tmp_path / "t.csv", "image,score\n" + "".join(f"{i}.jpg,{s}\n" for i, s in enumerate(scores))
+        )
+        return read_dataset("csv", path, match_images=False, expected=expected).scale
+
+    assert scale_of((1.2, 8.9), None) == (1, 10)
+    assert scale_of((1.2, 8.9), (0, 10)) == (0, 10), "TAD66K's, where no picture is below 1"
+    assert scale_of((0.2, 0.9), (0, 10)) == (0, 1)
+    assert scale_of((1.2, 4.9), (1, 10)) == (1, 5)

@@ -50,6 +50,7 @@ class Settings:
     folds: tuple[int | None, ...] = (None,)
     features: Path | None = None
     reuse: tuple[Path, ...] = ()
+    layout: str = "auto"
 
 
 def study_presets(study: Study, spec: str, changes: Sequence[str], sets: int) -> dict[str, Preset]:
@@ -158,7 +159,12 @@ class DataReader:
             fold = max((f for f in self.settings.folds if f is not None), default=None)
             try:
                 self.known[key] = read_training_data(
-                    preset, self.settings.sources, self.settings.images, fold=fold, log=self.log
+                    preset,
+                    self.settings.sources,
+                    self.settings.images,
+                    {"layout": self.settings.layout},
+                    fold,
+                    self.log,
                 )
             except UsageError as error:  # of a run by itself, which has one fold
                 raise UsageError(re.sub(r"^--fold\b", "--folds", str(error))) from None

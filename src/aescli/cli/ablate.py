@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aescli.cli.common import DeviceOption, ImagesOption, QuietOption, note, option
+from aescli.cli.common import DeviceOption, ImagesOption, Layout, LayoutOption, QuietOption, note, option
 from aescli.errors import UsageError
 
 
@@ -80,6 +80,7 @@ def ablate(
         bool,
         option("--dry-run", help="List the runs and their parameter counts, train nothing (default: off)."),
     ] = False,
+    layout: LayoutOption = Layout.auto,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
@@ -108,6 +109,7 @@ def ablate(
         _folds(folds or ("1" if study is StudyName.smp else None)),
         features,
         tuple(reuse or ()),
+        layout.value,
     )
     if dry_run:
         for line in plan(wanted, settings):

@@ -22,6 +22,23 @@ from aescli.errors import UsageError
 option = partial(typer.Option, show_default=False)
 
 
+class Layout(StrEnum):
+    auto = "auto"
+    scut5500 = "scut-fbp5500"
+    scut = "scut-fbp"
+    mebeauty = "mebeauty"
+    ava = "ava"
+    ava_captions = "ava-captions"
+    photonet = "photonet"
+    photonet_captions = "photonet-captions"
+    aadb = "aadb"
+    tad66k = "tad66k"
+    para = "para"
+    flickr_aes = "flickr-aes"
+    sophoappeal = "sophoappeal"
+    csv = "csv"
+
+
 class Task(StrEnum):
     fbp = "fbp"
     viaa = "viaa"
@@ -73,6 +90,10 @@ TaskOption = Annotated[
         "--task",
         help="What the score means; fbp = facial beauty (default: what --model is for, without one fbp).",
     ),
+]
+LayoutOption = Annotated[
+    Layout,
+    option("--layout", help="Layout of --data (default: auto, told from the files)."),
 ]
 ModelOption = Annotated[
     str | None,

@@ -15,23 +15,6 @@ class EvalFormat(StrEnum):
     csv = "csv"
 
 
-class Layout(StrEnum):
-    auto = "auto"
-    scut5500 = "scut-fbp5500"
-    scut = "scut-fbp"
-    mebeauty = "mebeauty"
-    ava = "ava"
-    ava_captions = "ava-captions"
-    photonet = "photonet"
-    photonet_captions = "photonet-captions"
-    aadb = "aadb"
-    tad66k = "tad66k"
-    para = "para"
-    flickr_aes = "flickr-aes"
-    sophoappeal = "sophoappeal"
-    csv = "csv"
-
-
 class Variant(StrEnum):
     crops = "crops"
     originals = "originals"
@@ -63,10 +46,6 @@ EvalImagesOption = Annotated[
         metavar="DIR",
         help="Folder of the images (default: beside the labels; with --predictions none is needed).",
     ),
-]
-LayoutOption = Annotated[
-    Layout,
-    option("--layout", help="Layout of --data (default: auto, told from the files)."),
 ]
 VariantOption = Annotated[
     Variant,

@@ -13,6 +13,8 @@ from aescli.cli.common import (
     ImageColumnOption,
     ImagesOption,
     LabelScaleOption,
+    Layout,
+    LayoutOption,
     QuietOption,
     ScoreColumnOption,
     note,
@@ -94,6 +96,7 @@ def train(
         bool,
         option("--dry-run", help="Build everything, print counts and cost, train nothing (default: off)."),
     ] = False,
+    layout: LayoutOption = Layout.auto,
     device: DeviceOption = "auto",
     image_column: ImageColumnOption = None,
     score_column: ScoreColumnOption = None,
@@ -110,7 +113,7 @@ def train(
       aes train --preset momamba-lite --init face.safetensors --data scut-fbp5500 --fold 1 --out runs/fold1
       aes train --preset momamba-scut-fbp5500 --dry-run
     """
-    options = _options(image_column, score_column, label_scale)
+    options = _options(layout.value, image_column, score_column, label_scale)
     if all_data and (fold is not None or split):
         raise UsageError("--all-data keeps no test set: leave out --fold and --split, or --all-data itself")
 
@@ -140,8 +143,10 @@ def train(
     )  # fmt: skip
 
 
-def _options(image_column: str | None, score_column: str | None, label_scale: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {}
+def _options(
+    layout: str, image_column: str | None, score_column: str | None, label_scale: str | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"layout": layout}
     if image_column:
         options["image_column"] = image_column
     if score_column:

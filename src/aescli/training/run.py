@@ -58,13 +58,16 @@ def read_training_data(
     without_labels: Sequence[Path] = (),
 ) -> TrainingData:
     """Read every source, find faces and near-duplicates. `without_labels`: folders of pictures for `train.distil`.
+    options: `layout` ("auto"), and others that `read_dataset` takes, for every source.
 
     Raises UsageError when the preset's score heads do not name the data sets given.
     """
+    options = dict(options or {})
+    layout = options.pop("layout", "auto")
     heads = getattr(preset.model, "score_heads", ("",))
     datasets, samples, offsets = [], [], []
     for source in sources:
-        dataset = read_dataset("auto", source, images, **(options or {}))
+        dataset = read_dataset(layout, source, images, expected=preset.model.score_range, **options)
         if len(heads) > 1 and dataset.name not in heads:
             raise UsageError(
                 f"--data {source}: {dataset.name} has no score head; model.score_heads: {', '.join(heads)}"

@@ -6,10 +6,13 @@ Knows how to guess what was not named, and says what it guessed; knows no benchm
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Scale, assemble, optional_number, parse_number
+from aescli.data.datasets.parts import Part, notes_of, source_of
 from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_xlsx
 from aescli.errors import AesError
 
@@ -29,78 +32,54 @@ _SCALES: tuple[Scale, ...] = ((0.0, 1.0), (1.0, 5.0), (1.0, 10.0), (0.0, 10.0), 
 
 
 def read(
-    data: Path,
+    parts: Sequence[Part],
     images: Path | None,
     *,
     image_column: str | None = None,
     score_columns: Sequence[str] = (),
     comment_column: str | None = None,
     scale: Scale | None = None,
-    name: str | None = None,
+    expected: Scale | None = None,
 ) -> Dataset:
-    """A CSV, TSV, semicolon-separated or .xlsx table; all columns that were not named scores become groups.
+    """A CSV, TSV, semicolon-separated or .xlsx table, or train / val / test lists of one form; all columns that were
+    not named scores become groups.
 
     image_column, score_columns: names, guessed where not given. The first score column is the score. Several that
     are named, else it and every further column of numbers, go to `Sample.scores`: any may be a model's attribute.
     comment_column: what people wrote, else a column called comment or caption, if any.
-    scale: declared range of the scores; else the narrowest usual one that holds the score's.
+    scale: declared range of the scores; else the narrowest usual one that holds the score's, or `expected` where that
+    holds them and ends at the same score.
     Columns `fold`, `split`, `std`, `count` and a run such as count_1 … count_10 have their usual meaning.
     Raises AesError where a guess is not possible.
     """
-    table = read_xlsx(data) if data.suffix.lower() == ".xlsx" else read_table(data, has_header=_names_columns)
-    notes: list[str] = []
-    image = table.column(image_column, "--image-column") if image_column else guess_image_column(table)
-    distribution = _distribution_columns(table)
-    if score_columns:
-        scores = [table.column(column, "--score-column") for column in score_columns]
-    else:
-        scores = [guess_score_column(table, image, distribution)]
+    notes = notes_of(parts)
+    tables = [_table(part.path) for part in parts]
+    columns = _Columns.of(tables[0], image_column, score_columns, comment_column)
     if not image_column or not score_columns:
-        notes.append(f"images read from column '{image}', scores from '{scores[0]}'")
-    folded = {column.casefold(): column for column in table.columns}
-    special = {key: folded.get(key) for key in ("fold", "split")}
-    count = next((folded[key] for key in _COUNT_NAMES if key in folded), None)
-    std = next((folded[key] for key in _STD_NAMES if key in folded), None)
-    comment = table.column(comment_column) if comment_column else None
-    comment = comment or next((folded[key] for key in _COMMENT_NAMES if key in folded), None)
-    decimal_comma = table.delimiter not in ", "
-    used = {image, comment, *scores, *distribution}
-    known = used | {*special.values(), count, std}
-    # Who names several means these.
-    may_be = () if len(score_columns) > 1 else [c for c in table.columns if c not in known]
-    further = [column for column in may_be if _holds_numbers(table, column, decimal_comma)]
-    rows = []
-    for line, cells in table.rows:
-        row = LabelRow(str(data), line, cells[image], cells[scores[0]])
-        row.group = {key: cell for key, cell in cells.items() if key not in used and cell}
-        fold = cells.get(special["fold"] or "", "")
-        row.fold = int(fold) if fold.isdecimal() else None
-        row.split = cells.get(special["split"] or "") or None
-        n = optional_number(cells.get(count or ""))
-        row.n_ratings = int(n) if n is not None and n >= 0 and count not in scores else None
-        row.std = optional_number(cells.get(std or ""))
-        row.comment = cells.get(comment or "") or None
-        if distribution:
-            counts = [optional_number(cells[column]) for column in distribution]
-            if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:
-                row.counts = tuple(counts)
-        for column in (*scores, *further) if scores[1:] or further else ():
-            try:
-                row.scores = {**row.scores, column: parse_number(cells[column], decimal_comma=decimal_comma)}
-            except ValueError:
-                continue
-        rows.append(row)
-    for column in scores[1:]:
+        notes.append(f"images read from column '{columns.image}', scores from '{columns.scores[0]}'")
+    rows, bad = [], []
+    for part, table in zip(parts, tables, strict=True):
+        for column in (columns.image, columns.scores[0]):
+            table.column(column)  # raises where a list is of another form
+        found = [columns.row(str(part.path), line, cells) for line, cells in table.rows]
+        for row in found:
+            row.split = part.split or row.split
+        rows += found
+        bad += table.bad
+    for column in columns.scores[1:]:
         absent = sum(column not in row.scores for row in rows)
         if absent:
             notes.append(f"{absent} rows have no usable '{column}'")
 
     # The length of the distribution is the scale, where there is one.
-    usual = ((1.0, float(len(distribution))), *_SCALES) if distribution else _SCALES
+    steps = len(columns.distribution)
+    usual = ((1.0, float(steps)), *_SCALES) if steps else _SCALES
+    source = source_of(parts)
+    named_by_folder = source.is_dir() or source.stem == "labels"
     dataset = assemble(
-        name or (data.resolve().parent.name if data.stem == "labels" else data.stem), rows, source=data,
-        scale=scale or (lambda low, high: _narrowest(usual, low, high)), images=images,
-        unreadable=table.bad, notes=notes, decimal_comma=decimal_comma,
+        (source if source.is_dir() else source.parent).resolve().name if named_by_folder else source.stem,
+        rows, source=source, scale=scale or (lambda low, high: _narrowest(usual, low, high, expected)), images=images,
+        unreadable=bad, notes=notes, decimal_comma=columns.decimal_comma,
     )  # fmt: skip
     if scale is None:
         low, high = dataset.scale
@@ -110,10 +89,79 @@ def read(
     return dataset
 
 
-def _narrowest(scales: Sequence[Scale], low: float, high: float) -> Scale:
+def _table(path: Path) -> Table:
+    return read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_table(path, has_header=_names_columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What the columns of a table mean. `further` are scores that nobody named."""
+
+    image: str
+    scores: list[str]
+    further: list[str]
+    distribution: list[str]
+    comment: str | None
+    special: Mapping[str, str | None]
+    decimal_comma: bool
+
+    @classmethod
+    def of(
+        cls, table: Table, image_column: str | None, score_columns: Sequence[str], comment_column: str | None
+    ) -> _Columns:
+        image = table.column(image_column, "--image-column") if image_column else guess_image_column(table)
+        distribution = _distribution_columns(table)
+        if score_columns:
+            scores = [table.column(column, "--score-column") for column in score_columns]
+        else:
+            scores = [guess_score_column(table, image, distribution)]
+        folded = {column.casefold(): column for column in table.columns}
+
+        def first(names: Sequence[str]) -> str | None:
+            return next((folded[name] for name in names if name in folded), None)
+
+        comment = table.column(comment_column) if comment_column else first(_COMMENT_NAMES)
+        special = {
+            "fold": folded.get("fold"), "split": folded.get("split"), "count": first(_COUNT_NAMES),
+            "std": first(_STD_NAMES),
+        }  # fmt: skip
+        decimal_comma = table.delimiter not in ", "
+        known = {image, comment, *scores, *distribution, *special.values()}
+        # Who names several means these.
+        may_be = () if len(score_columns) > 1 else [c for c in table.columns if c not in known]
+        further = [column for column in may_be if _holds_numbers(table, column, decimal_comma)]
+        return cls(image, scores, further, distribution, comment, special, decimal_comma)
+
+    def row(self, source: str, line: int, cells: Mapping[str, str]) -> LabelRow:
+        row = LabelRow(source, line, cells[self.image], cells[self.scores[0]])
+        used = {self.image, self.comment, *self.scores, *self.distribution}
+        row.group = {key: cell for key, cell in cells.items() if key not in used and cell}
+        known = {key: cells.get(column or "", "") for key, column in self.special.items()}
+        row.fold = int(known["fold"]) if known["fold"].isdecimal() else None
+        row.split = known["split"] or None
+        n = optional_number(known["count"])
+        row.n_ratings = (
+            int(n) if n is not None and n >= 0 and self.special["count"] not in self.scores else None
+        )
+        row.std = optional_number(known["std"])
+        row.comment = cells.get(self.comment or "") or None
+        if self.distribution:
+            counts = [optional_number(cells.get(column)) for column in self.distribution]
+            if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:
+                row.counts = tuple(counts)
+        several = (*self.scores, *self.further)
+        for column in several if len(several) > 1 else ():
+            with suppress(ValueError):
+                value = parse_number(cells.get(column), decimal_comma=self.decimal_comma)
+                row.scores = {**row.scores, column: value}
+        return row
+
+
+def _narrowest(scales: Sequence[Scale], low: float, high: float, expected: Scale | None) -> Scale:
     for scale in scales:
         if scale[0] <= low and high <= scale[1]:
-            return scale
+            fits = expected is not None and expected[0] <= low and expected[1] == scale[1]
+            return expected if fits else scale
     return (low, high) if high > low else (low, low + 1.0)
 
 

@@ -23,7 +23,17 @@ KINDS = (
 )  # fmt: skip
 """The layouts that `read_dataset` knows."""
 
-_LISTED = ("ava", "ava-captions", "photonet", "photonet-captions", "aadb", "tad66k", "para", "sophoappeal")
+_LISTED = (
+    "ava",
+    "ava-captions",
+    "photonet",
+    "photonet-captions",
+    "aadb",
+    "tad66k",
+    "para",
+    "sophoappeal",
+    "csv",
+)
 """Those that may come as train / val / test lists."""
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
