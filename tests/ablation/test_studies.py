@@ -9,6 +9,7 @@ from aescli.ablation.run import Settings, parameter_count, plan, study_presets
 from aescli.ablation.studies import STUDIES
 from aescli.errors import UsageError
 from aescli.evaluation.metrics import delta_m
+from aescli.presets import load_preset
 
 MOMAMBA = [name for name, study in STUDIES.items() if study.architecture == "momamba"]
 
@@ -61,6 +62,30 @@ def test_encoders_of_table_3_build():
     assert sizes["vmamba-t"] == 22_124_448 + heads
     assert sizes["vit-b16"] == 85_798_656 + heads
     assert sizes["resnet50"] == 23_508_032 + 9 * (2048 * 256 + 256 + 256 + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "level", "parameters"),
+    [
+        ("resnet50", 5, 51_858_797),
+        ("resnext50_32x4d", 5, 51_330_669),
+        ("vit_base_patch16_224", 12, 92_016_621),
+        ("swin_tiny_patch4_window7_224", 4, 33_737_319),
+        ("convnext_tiny", 4, 34_038_093),
+    ],
+)
+def test_f_on_the_encoders_of_table_3(encoder, level, parameters):
+    """The encoder's published size, and MBA on its width: 9 of d² / 2 and four small layers."""
+    preset = load_preset(
+        "aesmamba-f-para",
+        [
+            f"model.encoder.name={encoder}",
+            f"model.encoder.levels=[{level}]",
+            "model.encoder.pretrained=false",
+        ],
+    )
+    assert parameter_count(preset) == parameters
 
 
 @pytest.mark.parametrize("name", STUDIES)

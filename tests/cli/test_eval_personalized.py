@@ -83,7 +83,7 @@ def flickr(root):
 def aes(monkeypatch, capsys, tmp_path):
     """Run `aes eval --personalized` with the stand-in, which has no prior: (exit code, output, errors)."""
     monkeypatch.setattr("aescli.scoring.predictor.load_predictor", lambda *args, **options: Colours())
-    monkeypatch.setattr("aescli.cli.personalized._trained_on", lambda *args, **options: 0)
+    monkeypatch.setattr("aescli.cli.personalized._trained_on", lambda *args, **options: set())
     monkeypatch.setattr("aescli.personalization.prior.load_prior", lambda *args: None)
     monkeypatch.chdir(tmp_path)
 
@@ -150,6 +150,19 @@ def test_the_table_says_how_it_was_measured(aes, tmp_path):
     assert line.rstrip().endswith(" 0.707")
     assert "[" in line
     assert "%" in line
+
+
+@pytest.mark.parametrize("known", [4, 38])
+def test_images_that_the_model_was_trained_on_are_not_tested_where_there_are_others(
+    aes, tmp_path, monkeypatch, known
+):
+    mebeauty(tmp_path / "set")
+    monkeypatch.setattr("aescli.cli.personalized._trained_on", lambda *args, **options: set(range(known)))
+    code, out, err = aes(*WORDS, "-f", "json")
+    assert code == 0, err
+    left_out = "4 rated images that the model was trained on, or near-duplicates, are left out"
+    assert (left_out in err) == (known == 4)
+    assert json.loads(out)["tested_images_in_training_data"] == (0 if known == 4 else known)
 
 
 def test_unreadable_images_are_left_out_and_named(aes, tmp_path):

@@ -85,6 +85,8 @@ def published_encoders(monkeypatch):
         (lambda: aesmamba_v("photonet"), 22_816_875),
         (lambda: aesmamba_v("ava", **BASE), 88_587_794),
         (lambda: aesmamba_v("tad66k", **BASE), 88_584_710),
+        (lambda: aesmamba_v("para", **BASE), 88_584_453),
+        (lambda: aesmamba_v("photonet", **BASE), 88_585_995),
         (lambda: aesmamba_f(), 28_342_413),
     ],
     ids=["V/AVA", "V/PARA", "V/AADB", "V/TAD66K", "V/Photo.Net", "V-B/AVA", "V-B/TAD66K", "F"],

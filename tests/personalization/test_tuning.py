@@ -21,11 +21,13 @@ from aescli.models.encoders import EncoderConfig
 from aescli.models.text import TextConfig, pretrained_tokenizer
 from aescli.personalization.scoring import PersonalPredictor
 from aescli.personalization.tuning import (
+    KnownText,
     Tuned,
     apply_changes,
     changes_of,
     load_tuned,
     prompt_of,
+    prompt_read,
     samples_of,
     save_tuned,
     schedule,
@@ -78,6 +80,9 @@ def alice(tmp_path):
     return path
 
 
+NOTHING = (torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.bool))
+
+
 def tuned_to(model, profile, prompt="", shots=10, epochs=6, **changes):
     checkpoint = load_checkpoint(model)
     read = read_profile(profile)
@@ -122,27 +127,42 @@ def test_the_prompt_reaches_the_fusion_and_the_encoder_of_text(model, alice):
     base, silent, _ = tuned_to(model, alice, epochs=1, weight_decay=0.0)
     _, said, _ = tuned_to(model, alice, "my experience is expert", epochs=1, weight_decay=0.0)
     parts = ("text.net.encoder", "integrate.fusion", "encoder.net")
-    without, with_ = changes_of(base, silent), changes_of(base, said)
+
+    def moved(tuned):
+        before = base.state_dict()
+        return {name for name, after in tuned.state_dict().items() if not torch.equal(after, before[name])}
+
+    without, with_ = moved(silent), moved(said)
     assert [any(name.startswith(part) for name in with_) for part in parts] == [True, True, True]
     assert [any(name.startswith(part) for name in without) for part in parts[:2]] == [False, False]
     assert not any("pooler" in name for name in with_)
+    # What is kept is what scoring with this one prompt needs.
+    assert set(changes_of(base, said)) == {
+        name for name in with_ if not name.startswith("text.") and ".category." not in name
+    }
 
 
 def test_changes_added_to_the_base_give_the_tuned_model(model, alice, tmp_path):
     base, tuned, _ = tuned_to(model, alice, "my experience is expert")
+    checkpoint = load_checkpoint(model)
+    read = prompt_read(tuned, checkpoint.tokenizer, "my experience is expert")
     save_tuned(
-        Tuned("alice", "b", (0.0, 10.0), "my", changes_of(base, tuned), notes={"ratings": 10}), tmp_path / "a"
+        Tuned("alice", "b", (0.0, 10.0), "my", changes_of(base, tuned), read, notes={"ratings": 10}),
+        tmp_path / "a",
     )
     kept = load_tuned(tmp_path / "a")
     assert (kept.user, kept.base, kept.scale, kept.prompt, kept.notes) == (
         "alice", "b", (0.0, 10.0), "my", {"ratings": 10},
     )  # fmt: skip
-    again = load_checkpoint(model).model
+    assert all(map(torch.equal, kept.read, read))
+    again = checkpoint.model
     apply_changes(again, kept.changes, "a")
     before, wanted = base.state_dict(), tuned.state_dict()
     moved = False
     for name, value in again.state_dict().items():
-        if value.is_floating_point():
+        if name.startswith("text.") or ".category." in name:
+            assert torch.equal(value, before[name])
+        elif value.is_floating_point():
             change = (wanted[name] - before[name]).abs()
             limit = 2.0**-8 * change + 1e-6 * wanted[name].abs() + 1e-12
             assert ((value - wanted[name]).abs() <= limit).all(), name
@@ -157,7 +177,7 @@ def test_another_models_changes_and_damaged_files_are_refused(model, tmp_path):
     name = next(iter(net.state_dict()))
     with pytest.raises(AesError, match="damaged"):
         apply_changes(net, {name: torch.zeros(1, 2, 3)}, "a")
-    save_tuned(Tuned("a", "b", (0, 1), "", {name: torch.zeros(2)}), tmp_path / "u")
+    save_tuned(Tuned("a", "b", (0, 1), "", {name: torch.zeros(2)}, NOTHING), tmp_path / "u")
     (tmp_path / "u" / "tuned.safetensors").write_bytes(b"torn")
     with pytest.raises(AesError, match="u: damaged"):
         load_tuned(tmp_path / "u")
@@ -205,7 +225,8 @@ def test_from_a_profile_to_personal_scores(aes, alice, model, tmp_path):
     tuned = load_tuned(Path("users/alice"))
     plain = load_checkpoint(model).model
     apply_changes(checkpoint.model, tuned.changes, "alice")
-    tokens = checkpoint.tokenizer([tuned.prompt])
+    checkpoint.model.text = KnownText(*tuned.read)
+    tokens = checkpoint.tokenizer(["whatever"])
     for row in rows[::5]:
         pixels = np.array(Image.open(row["path"]).resize((SIZE, SIZE)))
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -216,12 +237,12 @@ def test_from_a_profile_to_personal_scores(aes, alice, model, tmp_path):
         assert float(row["score_alice"]) == pytest.approx(wanted, abs=5e-4)
 
 
-def test_all_ratings_as_shots_are_not_measured_and_it_is_said(aes, alice, model):
+def test_all_ratings_as_shots_are_measured_by_leaving_a_fifth_out(aes, alice, model):
     text = alice.read_text()
     alice.write_text("user: bob\nscale: [0, 10]\nratings:" + text.split("ratings:")[1])
     code, _, err = aes("personalize", "--task", "piaa", "--model", model, "--user", "alice.yaml")
     assert code == 0
-    assert "all were shots; --shots holds some back" in err
+    assert "(leave-one-fifth-out: each of the 16 shots by a copy that was not tuned to it)" in err
     assert "no experience, traits or characters" in err
 
 
@@ -235,7 +256,8 @@ def test_a_model_without_text_cannot_be_tuned_and_a_foreign_base_is_refused(aes,
     code, _, err = aes("personalize", "--task", "piaa", "--model", "v", "--user", "alice.yaml")
     assert code == 1
     assert "this one reads images only" in err
-    save_tuned(Tuned("alice", "other", (0, 10), "", {}, "piaa", "runs/other"), tmp_path / "users" / "alice")
+    other = Tuned("alice", "other", (0, 10), "", {}, NOTHING, "piaa", "runs/other")
+    save_tuned(other, tmp_path / "users" / "alice")
     code, _, err = aes("score", "photos", "--task", "piaa", "--model", model, "--user", "alice")
     assert code == 1
     assert "users/alice was made for --task piaa (runs/other); this run's model is another" in err
@@ -245,21 +267,27 @@ def test_a_tuned_model_needs_the_checkpoint_itself(model, tmp_path):
     class Elsewhere:
         attributes, digest, task = (), load_checkpoint(model).digest, "piaa"
 
-    save_tuned(Tuned("a", Elsewhere.digest, (1, 5), "", {}), tmp_path / "u")
+    save_tuned(Tuned("a", Elsewhere.digest, (1, 5), "", {}, NOTHING), tmp_path / "u")
     with pytest.raises(AesError, match="give its checkpoint as --model, one device"):
         PersonalPredictor(Elsewhere(), [tmp_path / "u"])
 
 
 def test_one_prompt_serves_a_batch_as_many_would(model, alice, tmp_path):
     base, tuned, _ = tuned_to(model, alice, "my experience is expert")
-    digest = load_checkpoint(model).digest
-    save_tuned(Tuned("a", digest, (1, 5), "my experience is expert", changes_of(base, tuned)), tmp_path / "u")
+    checkpoint, prompt = load_checkpoint(model), "my experience is expert"
+    read = prompt_read(tuned, checkpoint.tokenizer, prompt)
+    save_tuned(Tuned("a", checkpoint.digest, (1, 5), prompt, changes_of(base, tuned), read), tmp_path / "u")
     images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
     predictor = PersonalPredictor(load_predictor(str(model), task="piaa", device="cpu"), [tmp_path / "u"])
     together = predictor.predict(images).attributes[:, -1]
     alone = [predictor.predict(images[i : i + 1]).attributes[0, -1] for i in range(5)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.ptp(together) > 0
+    # What the whole tuned model says that reads the prompt itself, but for the rounding of what is kept.
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        said = tuned.eval()(x, checkpoint.tokenizer([prompt])).score.clamp(1, 5)
+    np.testing.assert_allclose(together, said, atol=2e-3)
 
 
 def test_the_protocol_tunes_to_every_draw(aes, model, tmp_path):
@@ -294,4 +322,8 @@ def test_minilm_reads_the_prompt(alice, tmp_path):
     folder = make_model(tmp_path / "p", TextConfig(name="minilm", max_tokens=64))
     base, tuned, answers = tuned_to(folder, alice, "My artistic experience is expert.", epochs=1)
     assert np.isfinite(answers).all()
-    assert any(name.startswith("text.net") for name in changes_of(base, tuned))
+    before = base.state_dict()
+    assert any(
+        name.startswith("text.net") and not torch.equal(after, before[name])
+        for name, after in tuned.state_dict().items()
+    )

@@ -5,6 +5,8 @@ It knows the command line. The protocol is `aescli.personalization`'s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -131,7 +133,7 @@ def evaluate_personalized(
     """Read the ratings, run the plan, and say on standard error what is worth knowing about both."""
     from aescli.data.datasets.ratings import RATING_KINDS, read_ratings
     from aescli.models.checkpoint import chosen_model
-    from aescli.personalization.measuring import draw, raters_in, run_plan
+    from aescli.personalization.measuring import draw, placed, raters_in, run_plan
     from aescli.personalization.results import Measured
     from aescli.scoring import predictor as predictors
 
@@ -140,10 +142,20 @@ def evaluate_personalized(
     table = read_ratings(layout, data, images, users=user_info, variant=variant)
     for line in table.notes.lines():
         note(f"aes: {line}", quiet=quiet)
-    drawn = draw(raters_in(table), plan)
+    raters = raters_in(table)
+    drawn = draw(raters, plan)
     predictor = predictors.load_predictor(model, task=task, device=device, dtype=dtype)
     spec = chosen_model(model, task)
-    trained_on = _trained_on([table.paths[i] for i in drawn.images(False)], spec, quiet=quiet)
+    seen = _trained_on(table.paths, spec, quiet=quiet)
+    if seen:
+        fresh = placed(raters, {i: i for i in range(len(table.paths)) if i not in seen})
+        with suppress(AesError):  # nobody has enough ratings of these
+            unseen = draw(fresh, plan)
+            if unseen.missing.keys() == drawn.missing.keys():
+                drawn = unseen
+                said = f"{len(seen)} rated images that the model was trained on, or near-duplicates, are left out"
+                note(f"aes: {said}", quiet=quiet)
+    trained_on = len(seen.intersection(drawn.images(False)))
     drawn, answer, choose, method, origin = _learner(
         table, drawn, predictor, spec, faces, workers, quiet=quiet
     )
@@ -203,8 +215,8 @@ def _learner(
     return drawn, answer, choose, "the whole model tuned", ""
 
 
-def _trained_on(paths: list[Path], spec: str, *, quiet: bool) -> int:
-    """How many of the tested images the model was trained on, or near-duplicates of them; said if it cannot be told."""
+def _trained_on(paths: Sequence[Path], spec: str, *, quiet: bool) -> set[int]:
+    """Positions of the images that the model was trained on, or near-duplicates of them; said if it cannot be told."""
     from aescli.data.duplicates import default_cache
     from aescli.evaluation.overlap import find_overlap
     from aescli.models.checkpoint import load_checkpoint
@@ -215,5 +227,5 @@ def _trained_on(paths: list[Path], spec: str, *, quiet: bool) -> int:
             "aes: the model does not list its training images; whether it has seen these is not known",
             quiet=quiet,
         )
-        return 0
-    return len(find_overlap(paths, hashes, default_cache()).all)
+        return set()
+    return set(map(int, find_overlap(paths, hashes, default_cache()).all))

@@ -36,11 +36,13 @@ def tune_for(
 
     spec: the model as --model takes it.
     """
-    from aescli.personalization.gain import agreement_of
+    from aescli.personalization.gain import LEAST_TESTED, agreement_of
     from aescli.personalization.tuning import (
         Tuned,
         changes_of,
+        left_out_answers,
         prompt_of,
+        prompt_read,
         samples_of,
         save_tuned,
         schedule,
@@ -60,19 +62,34 @@ def tune_for(
         note("aes: no experience, traits or characters: the ratings alone speak for this person", quiet=quiet)
     samples = samples_of(rated.paths, ratings, profile.scale, prompt, predictor.scale)
     train = schedule(len(chosen))
-    with progress("epoch", quiet=quiet, total=train.epochs) as step:
-        model, answers = tuned_copy(
-            checkpoint, samples, chosen, held, train, predictor.device, log=lambda _: step(1)
-        )
+    # Where every rating is a shot, what tuning gains is measured on ratings left out of further tunings.
+    each = not len(held) and len(chosen) >= LEAST_TESTED
+    with progress("epoch", quiet=quiet, total=train.epochs * (6 if each else 1)) as step:
+
+        def count(_: str) -> None:
+            step(1)
+
+        model, answers = tuned_copy(checkpoint, samples, chosen, held, train, predictor.device, log=count)
+        if each:
+            answers = left_out_answers(checkpoint, samples, chosen, predictor.device, log=count)
     index = model.config.score_index
-    agreement = agreement_of(answers[:, index], rated.scores[held], ratings[held]) if len(held) else {}
+    asked = chosen if each else held
+    agreement = agreement_of(answers[:, index], rated.scores[asked], ratings[asked]) if len(asked) else {}
     how = f"{len(held)} held-back ratings" if len(held) else "all were shots; --shots holds some back"
+    if each:
+        how = f"leave-one-fifth-out: each of the {len(chosen)} shots by a copy that was not tuned to it"
     notes = {"ratings": len(chosen), "measured": how, "agreement": agreement}
     changes = changes_of(checkpoint.model, model)
+    read = prompt_read(model, checkpoint.tokenizer, prompt)
     save_tuned(
-        Tuned(profile.user, predictor.digest, profile.scale, prompt, changes, predictor.task, spec, notes),
+        Tuned(
+            profile.user, predictor.digest, profile.scale, prompt, changes, read, predictor.task, spec, notes
+        ),
         target,
     )
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(profile.user, len(chosen), agreement, how, target, quiet=quiet)
-    note(f"aes: {size:.1f} MB: the whole model was tuned", quiet=quiet)
+    note(
+        f"aes: {size:.1f} MB: the whole model was tuned; its text encoder has read the prompt and is not kept",
+        quiet=quiet,
+    )

@@ -68,7 +68,7 @@ def find_overlap(paths: Sequence[Path], tokens: Iterable[str], cache: Path | Non
     from aescli.data.duplicates import fingerprints, near_pairs
 
     readable = [i for i, digest in enumerate(found) if digest is not None and digest not in content]
-    prints = fingerprints([paths[i] for i in readable], cache)
+    prints = fingerprints([paths[i] for i in readable], cache, unreadable={})
     near = sorted({readable[i] for i, _, _ in near_pairs(prints.bits, NEAR_BITS, bits)})
     return Overlap(same, near)
 

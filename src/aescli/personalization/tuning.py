@@ -22,6 +22,7 @@ from aescli.data.labels import map_scale
 from aescli.errors import AesError
 from aescli.models.checkpoint import Checkpoint
 from aescli.models.prompts import subject_prompt
+from aescli.models.text import TextTokenizer
 from aescli.personalization.folder import CHANGES, damaged, read_card, write_folder
 from aescli.personalization.protocol import Answer, Rater
 from aescli.presets import load_preset
@@ -34,6 +35,8 @@ from aescli.training.trainer import Trainer
 
 _PRESET = "aesmamba-p-para"
 _MANY, _BATCHES = 100, (10, 50)
+_READ = ("prompt.features", "prompt.mask")
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Tuned:
     """base, task, model: digest of the generic model, its task and name. scale: the user's.
 
     prompt: "" where nothing is known about the person.
-    changes: tensor name → what tuning added to it, bfloat16; what it left as it was is missing.
+    changes: tensor name → what tuning added to it, bfloat16; what it left as it was is missing, and so is what scoring
+    for the person does not need (`changes_of`).
+    read: what the tuned text encoder makes of the prompt, features (1, L, d) and mask (1, L), in its place.
     """
 
     user: str
@@ -49,6 +54,7 @@ class Tuned:
     scale: tuple[float, float]
     prompt: str
     changes: dict[str, Tensor]
+    read: tuple[Tensor, Tensor]
     task: str = "piaa"
     model: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +130,26 @@ def tuned_copy(
     return model, trainer.predict(tests).attribute_scores.numpy()
 
 
+def left_out_answers(
+    checkpoint: Checkpoint,
+    samples: Sequence[TrainingSample],
+    shots: np.ndarray,
+    device: torch.device,
+    log: Callable[[str], None] = lambda line: None,
+) -> np.ndarray:
+    """(shots, A) scores of the shots, each by a copy tuned to four fifths of them without it.
+
+    log: called with a line for each epoch; there are `schedule(…).epochs` for each of the fifths.
+    """
+    fold = np.random.default_rng(0).permutation(len(shots)) % _FOLDS
+    answers = np.empty((len(shots), len(checkpoint.model.config.attributes)))
+    for k in range(min(_FOLDS, len(shots))):
+        out = fold == k
+        train = schedule(int((~out).sum()))
+        _, answers[out] = tuned_copy(checkpoint, samples, shots[~out], shots[out], train, device, log=log)
+    return answers
+
+
 def tuning_answer(
     checkpoint: Checkpoint,
     table: RatingsTable,
@@ -138,7 +164,8 @@ def tuning_answer(
 
     def answer(rater: Rater, shots: np.ndarray, tests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         known = table.characters.get(rater.name)
-        prompt = prompt_of(known.experience, known.traits, known.characters) if known else ""
+        # The paper's prompt: who rates, not also PARA's age, gender and education.
+        prompt = prompt_of(known.experience, known.traits, {}) if known else ""
         asked = np.r_[shots, tests]
         files = [paths[position] for position in rater.positions[asked]]
         own = table.rows_of(rater.name)
@@ -156,13 +183,37 @@ def tuning_answer(
 
 def changes_of(base: nn.Module, tuned: nn.Module) -> dict[str, Tensor]:
     """What has to be added to `base` for `tuned`: the tensors that differ, bfloat16 (relative error of a change at most
-    2⁻⁸)."""
+    2⁻⁸). Left out are the category heads, which only training needs, and the text encoder, by far the largest part: the
+    one text that it will ever read is read already (`prompt_read`)."""
     before = base.state_dict()
     return {
         name: (after - before[name]).to("cpu", torch.bfloat16)
         for name, after in tuned.state_dict().items()
-        if after.is_floating_point() and not torch.equal(after, before[name])
+        if after.is_floating_point()
+        and not name.startswith("text.")
+        and ".category." not in name
+        and not torch.equal(after, before[name])
     }
+
+
+@torch.no_grad()
+def prompt_read(tuned: nn.Module, tokenizer: TextTokenizer, prompt: str) -> tuple[Tensor, Tensor]:
+    """The prompt's features (1, L, d) and mask (1, L) by the tuned model's text encoder."""
+    device = next(tuned.parameters()).device
+    features, mask = tuned.eval().text({key: value.to(device) for key, value in tokenizer([prompt]).items()})
+    return features.float().cpu(), mask.cpu()
+
+
+class KnownText(nn.Module):
+    """In the place of a text encoder that has read one text: whatever the tokens, that text's features and mask."""
+
+    def __init__(self, features: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("features", features)
+        self.register_buffer("mask", mask)
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.features, self.mask
 
 
 def apply_changes(model: nn.Module, changes: Mapping[str, Tensor], where: str) -> None:
@@ -178,9 +229,10 @@ def save_tuned(tuned: Tuned, folder: Path) -> None:
     """Write the folder so that it is either the old one or the new one, complete."""
     from safetensors.torch import save_file
 
-    changes = {name: change.contiguous() for name, change in tuned.changes.items()}
-    card = {f.name: getattr(tuned, f.name) for f in fields(tuned) if f.name != "changes"}
-    write_folder(folder, lambda staging: save_file(changes, staging / CHANGES), card)
+    tensors = {name: change.contiguous() for name, change in tuned.changes.items()}
+    tensors |= {name: tensor.contiguous() for name, tensor in zip(_READ, tuned.read, strict=True)}
+    card = {f.name: getattr(tuned, f.name) for f in fields(tuned) if f.name not in ("changes", "read")}
+    write_folder(folder, lambda staging: save_file(tensors, staging / CHANGES), card)
 
 
 def load_tuned(folder: Path) -> Tuned:
@@ -189,8 +241,10 @@ def load_tuned(folder: Path) -> Tuned:
     from safetensors.torch import load_file
 
     try:
-        return Tuned(**read_card(folder, {"prompt": str}), changes=load_file(folder / CHANGES))
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = load_file(folder / CHANGES)
+        read = tuple(tensors.pop(name) for name in _READ)
+        return Tuned(**read_card(folder, {"prompt": str}), changes=tensors, read=read)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise damaged(folder, error) from None
 
 
@@ -200,6 +254,7 @@ class TunedPredictor(TorchPredictor):
     def __init__(self, generic: TorchPredictor, tuned: Tuned, where: str):
         model = copy.deepcopy(generic.checkpoint.model)
         apply_changes(model, tuned.changes, where)
+        model.text = KnownText(*tuned.read).to(generic.device)
         super().__init__(replace(generic.checkpoint, model=model), generic.device, generic.dtype)
         self._prompt, self._user_scale = tuned.prompt, tuned.scale
 
