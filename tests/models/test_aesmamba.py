@@ -89,7 +89,18 @@ def published_encoders(monkeypatch):
         (lambda: aesmamba_v("photonet", **BASE), 88_585_995),
         (lambda: aesmamba_f(), 28_342_413),
     ],
-    ids=["V/AVA", "V/PARA", "V/AADB", "V/TAD66K", "V/Photo.Net", "V-B/AVA", "V-B/TAD66K", "F"],
+    ids=[
+        "V/AVA",
+        "V/PARA",
+        "V/AADB",
+        "V/TAD66K",
+        "V/Photo.Net",
+        "V-B/AVA",
+        "V-B/TAD66K",
+        "V-B/PARA",
+        "V-B/Photo.Net",
+        "F",
+    ],
 )
 def test_published_parameter_counts(build, parameters):
     assert _count(build()) == parameters
