@@ -1,14 +1,19 @@
 """Folders and files that appear whole or not at all. Knows nothing about what they hold."""
 
 import os
+import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from aescli.errors import AesError
+
+_OWN_STREAM = re.compile(r"/dev/(stdout|stderr)|/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 
 
 @contextmanager
@@ -51,18 +56,43 @@ def staging_beside(path: Path) -> Path:
     return path.with_name(f".aes-{secrets.token_hex(8)}")
 
 
+def open_stream(path: str | os.PathLike[str]) -> IO[bytes] | None:
+    """What can only be written into: one of this process's own streams (/dev/stdout), a pipe, a device.
+
+    None for a file, which is replaced whole, and for what does not exist. Raises OSError.
+    """
+    if own := _OWN_STREAM.fullmatch(os.fspath(path)):
+        # Opened by its name, a file that it leads to would be cut to nothing first.
+        number = {"stdout": 1, "stderr": 2}.get(own[1]) or int(own[2] or own[3])
+        return os.fdopen(os.dup(number), "wb")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else open(path, "wb")
+
+
 def write_whole(files: Mapping[Path, str]) -> None:
     """Write UTF-8 text files, line ends as given, each of which is either the old or the new one.
 
-    None gets its name before all are complete. Raises AesError that names the file where one cannot be written.
+    None gets its name before all are complete; what is no file (`open_stream`) is written into, and of a link the file
+    behind it. Half characters, as in names that are not UTF-8, are written as \\udcff, in JSON as it has them.
+    Raises AesError that names the file where one cannot be written.
     """
-    staged = {path: staging_beside(path) for path in files}
+    places = {path: Path(os.path.realpath(path)) for path in files}
+    staged: dict[Path, Path] = {}
     path = None
     try:
         for path, text in files.items():
-            staged[path].write_text(text, encoding="utf-8", newline="")
+            data = text.encode("utf-8", "backslashreplace")
+            if (stream := open_stream(path)) is not None:
+                with stream:
+                    stream.write(data)
+                continue
+            staged[path] = staging_beside(places[path])
+            staged[path].write_bytes(data)
         for path, staging in staged.items():
-            os.replace(staging, path)
+            os.replace(staging, places[path])
     except OSError as error:
         raise unwritable(path, error) from None
     finally:

@@ -62,8 +62,10 @@ from aescli.cli.personalized import (
     UserInfoOption,
     UsersOption,
 )
+from aescli.cli.score_outputs import require_outputs
 from aescli.errors import AesError, UsageError
 from aescli.folders import write_whole
+from aescli.scoring.writers import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
     from aescli.evaluation.predict import ModelScores
 
 
-_PREDICTION_FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
+_PREDICTION_FILES = (".csv", ".tsv", ".txt", *SUFFIXES)
 
 
 def evaluate(
@@ -129,7 +131,7 @@ def evaluate(
         aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
     """
     if personalized:
-        _check_out(out)
+        _check_out(out, data, user_info)
         _refuse(
             "--personalized measures a model on people's own ratings; leave out",
             ("--predictions", predictions), ("--raters", raters), ("--fold", fold), ("--split", split),
@@ -186,7 +188,8 @@ def evaluate(
         from aescli.evaluation.report import prepare
 
         prepare(report, repeats or [])  # what it lacks is said before the model works
-    _check_out(out)
+    split_file = split.rpartition(":")[0] if split else None
+    _check_out(out, data, predictions, against, split_file)
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
@@ -214,6 +217,7 @@ def evaluate(
     )
     for line in dataset.notes.lines():
         note(f"aes: {line}", quiet=quiet)
+    _check_out(out, dataset.notes.source)
     keep = _choose(dataset, fold, split)
     rest = None if keep is None else sorted(set(range(len(dataset))) - {int(i) for i in keep})
     if train_part and not rest:
@@ -373,10 +377,12 @@ def _columns(text: str) -> tuple[str, str]:
     return image.strip(), score.strip()
 
 
-def _check_out(out: Path | None) -> None:
-    """AesError for a result that will find no place, before anything is measured."""
+def _check_out(out: Path | None, *read: str | Path | None) -> None:
+    """AesError for a result that will find no place or would take that of an image or of what is `read`, before
+    anything is measured."""
     if out is None or str(out) == "-":
         return
+    require_outputs(str(out), None, [str(path) for path in read if path is not None])
     if out.is_dir():
         raise AesError(f"--out {out} is a folder; name a file in it")
     if not out.parent.is_dir():
@@ -386,6 +392,9 @@ def _check_out(out: Path | None) -> None:
 def _emit(text: str, out: Path | None) -> None:
     """To standard output, or to a file that appears whole."""
     if out is None or str(out) == "-":
-        sys.stdout.write(text)
+        # A name that is not UTF-8, or a terminal that is not, must not cost what was measured.
+        encoding = sys.stdout.encoding or "utf-8"
+        odd = "backslashreplace" if encoding.lower().replace("-", "") == "utf8" else "replace"
+        sys.stdout.write(text.encode(encoding, odd).decode(encoding))
     else:
         write_whole({out: text})

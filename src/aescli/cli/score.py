@@ -258,7 +258,7 @@ def score(
     table = TopTable(top or DEFAULT_TOP, layout) if kind == "table" or top else None
     options = {"task": base.task, "model": predictor.digest, "--faces": faces.value, "--dtype": dtype.value}
     if comments:
-        options["--comments"] = comments
+        options["--comments"] = f"{comments} ({written.digest})"
     if shard is not None:
         options["--shard"] = shard
     faces = Faces(face_mode(predictor.preprocessing, faces.value))

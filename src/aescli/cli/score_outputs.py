@@ -7,7 +7,6 @@ It knows the options and what lies at the names they give. How rows, pages and c
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from aescli.data.finding import known_suffixes, printable
 from aescli.data.remote import is_remote
 from aescli.errors import AesError, UsageError
+from aescli.folders import open_stream
 
 if TYPE_CHECKING:
     from aescli.scoring.output import Output
@@ -102,13 +102,9 @@ def open_output(
     if out is None:
         return StreamOutput(sys.stdout.buffer, open_writer(kind, sys.stdout.buffer, layout, keep))
     try:
-        mode = os.stat(out).st_mode
-    except OSError:
-        mode = stat.S_IFREG
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber, keep=keep)
-    try:
-        file = open(out, "wb")  # noqa: SIM115  a pipe or a device
+        file = open_stream(out)
     except OSError as error:
         raise AesError(cannot_write(out, error)) from error
+    if file is None:
+        return FileOutput(out, kind, layout, options, resume=resume, no_clobber=no_clobber, keep=keep)
     return StreamOutput(file, open_writer(kind, file, layout, keep), out, close=True)

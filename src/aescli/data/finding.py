@@ -6,6 +6,7 @@ with the number of folders and with the largest folder, never with the number of
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fnmatch
 import functools
@@ -20,12 +21,16 @@ from aescli.data import remote
 from aescli.errors import AesError
 
 # Pillow registers these suffixes, but can only recognise the files or write them; EPS would start
-# Ghostscript, a program that runs what the file says. A file that is named explicitly is tried all the same.
+# Ghostscript, a program that runs what the file says. A file that is named explicitly is tried all the same (but no
+# file is opened as EPS).
 _NOT_DECODED = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF", "EPS"})
 
 # Photos that Pillow opens only with a plugin: found, so that a folder of them ends in clear errors, not in
 # nothing.
 _PLUGIN_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".webp", ".jxl"})
+
+# Two JPEG pictures in one file, as stereo cameras write them; Pillow opens them as JPEG.
+_JPEG_SUFFIXES = frozenset({".mpo"})
 
 _SKIPPED_FOLDERS = frozenset({"__MACOSX"})
 
@@ -146,12 +151,26 @@ def _entries(file: IO[bytes]) -> Iterator[bytes]:
         if not pending and not separator and block.startswith(b"\xef\xbb\xbf"):
             block = block[3:]  # the byte order mark of Windows editors
         pending += block
+        if not separator and pending.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            pending += file.read()
+            yield from _clean([os.fsencode(line) for line in _utf16_lines(pending)], b"\n")
+            return
+        if not separator and pending[1:2] == pending[3:4] == b"\0":  # as names they would be of one letter
+            raise AesError("the list of paths is UTF-16 without its mark; save it as UTF-8")
         if not separator:
             separator = b"\0" if b"\0" in pending else b"\n" if b"\n" in pending else b""
         if separator:
             *whole, pending = pending.split(separator)
             yield from _clean(whole, separator)
     yield from _clean([pending], separator)
+
+
+def _utf16_lines(data: bytes) -> list[str]:
+    """As PowerShell's > writes them."""
+    try:
+        return data.decode("utf-16").splitlines()
+    except UnicodeDecodeError as error:
+        raise AesError(f"the list of paths is damaged UTF-16 ({error.reason}); save it as UTF-8") from None
 
 
 def _clean(entries: list[bytes], separator: bytes) -> Iterator[bytes]:
@@ -306,7 +325,7 @@ def known_suffixes() -> frozenset[str]:
         for suffix, name in Image.registered_extensions().items()
         if name in Image.OPEN and name not in _NOT_DECODED
     }
-    return frozenset(decoded) | _PLUGIN_SUFFIXES
+    return frozenset(decoded) | _PLUGIN_SUFFIXES | _JPEG_SUFFIXES
 
 
 def printable(text: str) -> str:

@@ -52,6 +52,7 @@ _ORIENT = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_PHOTOMETRIC = 262  # TIFF: 0 = white is 0
 
 # Pillow warns about odd metadata on standard error, where a run of many files shows its progress; what
 # matters becomes an ImageError. `warnings.catch_warnings` is not thread-safe, hence one narrow filter for
@@ -237,7 +238,8 @@ def _open(path: str, file: IO[bytes]) -> Image.Image:
     formats = [
         name
         for name in Image.ID
-        if Image.OPEN[name][1] is not None or Image.registered_extensions().get(suffix) == name
+        if (Image.OPEN[name][1] is not None or Image.registered_extensions().get(suffix) == name)
+        and name != "EPS"  # Ghostscript would run what the file says, whatever it is called
     ]
     try:
         return Image.open(file, formats=formats)
@@ -245,6 +247,8 @@ def _open(path: str, file: IO[bytes]) -> Image.Image:
         claimed = [name for name in formats if Image.OPEN[name][1] and Image.OPEN[name][1](head) is True]
         if head[4:12] in _HEIC:
             reason = "HEIC pictures cannot be opened here; convert it to JPEG or PNG"
+        elif head.startswith(b"%!PS") or head.startswith(b"\xc5\xd0\xd3\xc6"):
+            reason = "PostScript is a program, which is not run here; convert it to JPEG or PNG"
         elif claimed:
             reason = _broken_header(claimed[0])
         else:
@@ -301,7 +305,10 @@ def _orientation(image: Image.Image) -> int:
 def _simple_mode(image: Image.Image) -> Image.Image:
     """Any Pillow mode → L, RGB, CMYK or LAB with 8 bits, without transparency."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8bit(np.asarray(image)))
+        grey = _to_8bit(np.asarray(image))
+        # Pillow turns a TIFF whose white is 0 round for 8 bits only.
+        white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        return Image.fromarray(255 - grey if white_is_zero else grey)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         page = Image.new("RGB", image.size, BACKGROUND)
@@ -318,7 +325,7 @@ def _to_8bit(values: np.ndarray) -> np.ndarray:
     """(H, W) of 16-bit, 32-bit or float values → uint8.
 
     Unsigned 16 bits: v/257, the whole range, so that exposure is kept. 32-bit integers and floats do not say
-    what white is; the smallest usual range that holds all values is taken: for floats 0..1, then 0..255, then
+    what white is; the smallest usual range that holds all values is taken: for floats 0..1, then for both 0..255 and
     0..65535, and otherwise the smallest value becomes black and the largest white. Values that are not finite
     become black.
     """
@@ -331,7 +338,7 @@ def _to_8bit(values: np.ndarray) -> np.ndarray:
     if not finite.any():
         return np.zeros(values.shape, np.uint8)
     low, high = float(np.nanmin(real)), float(np.nanmax(real))
-    whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
     white = next((w for w in whites if low >= 0 and high <= w), None)
     if white is None:
         real = real.astype(np.float64)  # the difference of two floats may not be one

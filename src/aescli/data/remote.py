@@ -14,8 +14,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from aescli.errors import AesError
-
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: a Windows drive is no scheme
 
 MOST_BYTES = 1 << 30
@@ -32,11 +30,11 @@ def _store(scheme: str, host: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise AesError(f"{scheme}:// paths need fsspec: pip install 'aescli[remote]'") from error
+        raise OSError(f"{scheme}:// paths need fsspec: pip install 'aescli[remote]'") from error
     try:
         return fsspec.core.url_to_fs(f"{scheme}://{host}")[0]
     except (ImportError, ValueError) as error:  # no driver for it, or no such scheme
-        raise AesError(f"{scheme}:// paths cannot be read here: {error}") from error
+        raise OSError(f"{scheme}:// paths cannot be read here: {error}") from error
 
 
 def _open_store(path: str) -> tuple[Any, str]:

@@ -25,6 +25,7 @@ from aescli.data.datasets.scut import spellings
 from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_text
 from aescli.errors import AesError
 from aescli.evaluation.class_columns import are_counts, counted_from_zero, first_class, why_no_distribution
+from aescli.scoring.writers import SUFFIXES
 
 if TYPE_CHECKING:
     from aescli.scoring.rows import ImageResult, Layout
@@ -154,16 +155,19 @@ def read_predictions(
         p_columns.append(name)
     known = {image, score, *p_columns, *(names[name] for name in _NO_ATTRIBUTES if name in names)}
     further = [column for column in table.columns if column not in known]
-    comma = table.delimiter != ","
+
+    def number(cell: str) -> float | None:
+        return optional_number(cell, decimal_comma=table.delimiter != ",")
+
     rows = []
-    given = [[optional_number(cells[column]) for column in p_columns] for _, cells in table.rows]
+    given = [[number(cells[column]) for column in p_columns] for _, cells in table.rows]
     counted = p_columns and are_counts(given)
     for (line, cells), probabilities in zip(table.rows, given, strict=True):
         where = f"{path}:{line}: {cells[image]}"
         error = cells.get(names.get("error", ""), "")
-        text = cells[score].replace(",", ".") if comma else cells[score]
-        attributes = {c: optional_number(cells[c].replace(",", ".") if comma else cells[c]) for c in further}
-        value = optional_number(text)
+        text = cells[score]
+        attributes = {column: number(cells[column]) for column in further}
+        value = number(text)
         if value is None and text and not error:
             raise AesError(f"{where}: '{text}' is not a score")
         if value is not None and p_columns:
@@ -171,7 +175,7 @@ def read_predictions(
                 probabilities = [count / sum(probabilities) for count in probabilities]
             if why := why_no_distribution(probabilities):
                 raise AesError(f"{where}: {why}")
-        index, best = (optional_number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
+        index, best = (number(cells.get(names.get(key, ""), "")) for key in ("face_index", "class"))
         if best is not None and (best < 0 or best != int(best)):
             raise AesError(f"{where}: class {best:g} is not a whole number from 0 or 1 on")
         if best is not None and p_columns and best > len(p_columns):
@@ -322,10 +326,10 @@ def _guess_score(table: Table, image: str) -> str:
 
 
 def _read_rows(path: Path) -> Table:
-    suffix = path.suffix.lower()
-    if suffix not in (".json", ".jsonl", ".parquet"):
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind in (None, "csv"):
         return read_table(path)
-    if suffix == ".parquet":
+    if kind == "parquet":
         try:
             import pyarrow.parquet as parquet
         except ImportError:
@@ -337,8 +341,9 @@ def _read_rows(path: Path) -> Table:
     else:
         text = read_text(path)
         try:
-            lines = [line for line in text.splitlines() if line.strip()]
-            records = json.loads(text) if suffix == ".json" else [json.loads(line) for line in lines]
+            # Names may hold what splitlines() takes for a line's end too.
+            lines = [line for line in text.split("\n") if line.strip()]
+            records = json.loads(text) if kind == "json" else [json.loads(line) for line in lines]
         except ValueError as error:
             raise AesError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

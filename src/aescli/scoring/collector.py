@@ -76,8 +76,9 @@ class Collector:
 
         Raises AesError where the folder cannot take any more.
         """
-        if path in self._mine:
-            return self._mine[path]
+        key = path if is_remote(path) else os.path.realpath(path)
+        if key in self._mine:
+            return self._mine[key]
         try:
             place = self._bring(path)
         except (OSError, ImageError) as error:
@@ -88,7 +89,7 @@ class Collector:
             self.first_error = self.first_error or f"{printable(path)}: {reason}"
             return None
         self.brought += 1
-        self._mine[path] = place
+        self._mine[key] = place
         return place
 
     def _bring(self, path: str) -> Path:
@@ -121,7 +122,7 @@ class Collector:
             return False
         if is_remote(source):
             return open_regular(source).read() == target.read_bytes()
-        return filecmp.cmp(source, target)
+        return filecmp.cmp(source, target, shallow=False)  # size and time may agree by chance
 
     def _place(self, source: str, target: Path) -> None:
         if self._link:

@@ -5,6 +5,7 @@ Knows tables and the ways in which a table may spell an image's name; knows noth
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -43,6 +44,10 @@ class Comments:
         if not self._texts:
             why = f": {self.problems[0]}" if self.problems else ""
             raise AesError(f"--comments {path}: not one comment in the column '{column}'{why}")
+        self.digest = hashlib.sha256(
+            repr(sorted(self._texts.items())).encode("utf-8", "replace")
+        ).hexdigest()[:16]
+        """Tells whether an interrupted run has read the same comments."""
         self._index = NameIndex(self._texts, folders=True)
         self._asked: dict[str, str] = {}
         self._shared: dict[str, str] = {}

@@ -259,7 +259,9 @@ def test_metrics(
 ) -> dict[str, Any]:
     """Figures of the score and of every further attribute, each on its own scale."""
     model = preset.model
-    truth, predicted = attribute_table(samples, model), outputs.attribute_scores.numpy()
+    # As in scoring, a prediction beyond the scale's end means its end.
+    low, high = np.array([attribute.scale for attribute in model.attributes]).T
+    truth, predicted = attribute_table(samples, model), outputs.attribute_scores.numpy().clip(low, high)
     above = preset.data.class_cuts[-1] if preset.data.class_cuts else sum(model.score_range) / 2
     metrics: dict[str, Any] = {"n": len(samples)}
     for a, attribute in enumerate(model.attributes):

@@ -186,9 +186,11 @@ def test_metrics(outputs: MoMambaOutput, samples: Sequence[TrainingSample], pres
     truth = np.array([s.score for s in samples])
     metrics: dict[str, Any] = {"n": len(samples)}
     if outputs.head_scores is not None:
-        metrics["score"] = regression_metrics(outputs.score.numpy(), truth)
+        # As in scoring, a prediction beyond the scale's end means its end.
+        low, high = preset.model.score_range
+        metrics["score"] = regression_metrics(outputs.score.numpy().clip(low, high), truth)
         head = np.array([s.head for s in samples])
-        own = outputs.head_scores.numpy()[np.arange(len(head)), head]
+        own = outputs.head_scores.numpy()[np.arange(len(head)), head].clip(low, high)
         metrics["own_head"] = regression_metrics(own, truth)
     if outputs.logits is not None:
         classes = score_to_class(truth, preset.data.class_cuts)
@@ -207,6 +209,7 @@ def prediction_rows(outputs: MoMambaOutput, samples: Sequence[TrainingSample]) -
         {
             "name": s.name,
             "score": s.score,
+            "predicted": None if outputs.score is None else float(outputs.score[i]),
             "heads": None if heads is None else heads[i],
             "probabilities": None if probabilities is None else probabilities[i],
         }

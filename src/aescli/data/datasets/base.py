@@ -184,10 +184,10 @@ def parse_number(cell: object, *, decimal_comma: bool = False) -> float:
     return value
 
 
-def optional_number(cell: object) -> float | None:
+def optional_number(cell: object, *, decimal_comma: bool = False) -> float | None:
     """A finite number, or None for a cell that holds none (for columns that nothing depends on)."""
     try:
-        return parse_number(cell)
+        return parse_number(cell, decimal_comma=decimal_comma)
     except ValueError:
         return None
 

@@ -66,6 +66,10 @@ def read(
             row.split = part.split or row.split
         rows += found
         bad += table.bad
+    if any(row.fold == 0 for row in rows):
+        for row in rows:
+            row.fold = None if row.fold is None else row.fold + 1
+        notes.append(f"folds are numbered from 0: here they are 1 to {max(row.fold or 0 for row in rows)}")
     for column in columns.scores[1:]:
         absent = sum(column not in row.scores for row in rows)
         if absent:
@@ -137,16 +141,17 @@ class _Columns:
         used = {self.image, self.comment, *self.scores, *self.distribution}
         row.group = {key: cell for key, cell in cells.items() if key not in used and cell}
         known = {key: cells.get(column or "", "") for key, column in self.special.items()}
-        row.fold = int(known["fold"]) if known["fold"].isdecimal() else None
+        fold = self._number(known["fold"])  # pandas writes a column with a gap as 1.0
+        row.fold = int(fold) if fold is not None and fold >= 0 and fold == int(fold) else None
         row.split = known["split"] or None
-        n = optional_number(known["count"])
+        n = self._number(known["count"])
         row.n_ratings = (
             int(n) if n is not None and n >= 0 and self.special["count"] not in self.scores else None
         )
-        row.std = optional_number(known["std"])
+        row.std = self._number(known["std"])
         row.comment = cells.get(self.comment or "") or None
         if self.distribution:
-            counts = [optional_number(cells.get(column)) for column in self.distribution]
+            counts = [self._number(cells.get(column)) for column in self.distribution]
             if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:
                 row.counts = tuple(counts)
         several = (*self.scores, *self.further)
@@ -155,6 +160,9 @@ class _Columns:
                 value = parse_number(cells.get(column), decimal_comma=self.decimal_comma)
                 row.scores = {**row.scores, column: value}
         return row
+
+    def _number(self, cell: str | None) -> float | None:
+        return optional_number(cell, decimal_comma=self.decimal_comma)
 
 
 def _narrowest(scales: Sequence[Scale], low: float, high: float, expected: Scale | None) -> Scale:
@@ -213,8 +221,8 @@ def guess_score_column(
 
 def _holds_numbers(table: Table, column: str, decimal_comma: bool) -> bool:
     """Half of the cells suffices: the reader reports the others by line."""
-    cells = [row[column].replace(",", ".") if decimal_comma else row[column] for _, row in table.rows]
-    return sum(optional_number(cell) is not None for cell in cells) > len(cells) / 2
+    cells = [optional_number(row[column], decimal_comma=decimal_comma) for _, row in table.rows]
+    return sum(cell is not None for cell in cells) > len(cells) / 2
 
 
 def _distribution_columns(table: Table) -> list[str]:

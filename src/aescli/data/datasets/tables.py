@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from aescli.data.datasets.base import Problem
 from aescli.data.finding import known_suffixes
@@ -84,14 +85,17 @@ def looks_like_image(cell: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The file's text: UTF-8 or UTF-16 by its mark, else UTF-8, else Windows-1252. Raises AesError."""
-    encoding = _encoding(path)
-    return path.read_bytes().decode(encoding)
+    """The file's text: UTF-8 or UTF-16 by its mark, else UTF-8, else Windows-1252. Raises AesError.
+
+    Where most of what is not ASCII is UTF-8, what is not becomes half characters, as Python reads such file names.
+    """
+    return path.read_bytes().decode(*_encoding(path))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, line) of a text file in any of `read_text`'s encodings, as they are asked for; no blank ones."""
-    with path.open(encoding=_encoding(path)) as file:
+    encoding, errors = _encoding(path)
+    with path.open(encoding=encoding, errors=errors) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, line
@@ -114,15 +118,17 @@ def stream_table(
 ) -> TableStream:
     """`read_table` for files of any length: its rows are read when they are asked for."""
     encoding = _encoding(path)
-    delimiter, skip = _dialect(path, encoding)
+    delimiter, skip = _dialect(path, *encoding)
     return _with_columns(path, _rows(path, encoding, delimiter, skip), delimiter, has_header)
 
 
 csv.field_size_limit(1 << 24)  # characters: a caption file may hold whole discussions
 
 
-def _rows(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
-    with path.open(encoding=encoding, newline="") as file:
+def _rows(
+    path: Path, encoding: tuple[str, str], delimiter: str, skip: int
+) -> Iterator[tuple[int, list[str]]]:
+    with path.open(encoding=encoding[0], errors=encoding[1], newline="") as file:
         for _ in range(skip):
             file.readline()
         quotes = 0
@@ -149,9 +155,9 @@ def _rows(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tupl
             raise AesError(f"{path}:{line}: cannot be read as a table: {error}{hint}") from None
 
 
-def _dialect(path: Path, encoding: str) -> tuple[str, int]:
+def _dialect(path: Path, encoding: str, errors: str) -> tuple[str, int]:
     """(the delimiter, how many lines stand before the first row)."""
-    with path.open(encoding=encoding) as file:
+    with path.open(encoding=encoding, errors=errors) as file:
         before, first = next(((i, line) for i, line in enumerate(file) if line.strip()), (0, ""))
     # Excel may open a file with a line that declares the delimiter.
     declared = first.rstrip("\n")
@@ -160,14 +166,23 @@ def _dialect(path: Path, encoding: str) -> tuple[str, int]:
     return _guess_delimiter(first.lstrip()), 0
 
 
-def _encoding(path: Path) -> str:
-    """Which of the encodings of `read_text` the whole file is in, without holding it in memory."""
+def _encoding(path: Path) -> tuple[str, str]:
+    """(encoding, how errors are handled) of `read_text` for the whole file, without holding it in memory."""
     try:
         with path.open("rb") as file:
             marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
+            file.seek(0)
+            if marked:
+                tried = [("utf-16", "strict")]
+            else:
+                whole, halves = _utf8_characters(file)
+                tried = [
+                    ("utf-8-sig", "surrogateescape" if whole > halves else "strict"),
+                    ("cp1252", "strict"),
+                ]
+            for encoding, errors in tried:
                 file.seek(0)
-                decoder = codecs.getincrementaldecoder(encoding)()
+                decoder = codecs.getincrementaldecoder(encoding)(errors)
                 try:
                     while block := file.read(1 << 20):
                         if "\0" in decoder.decode(block):
@@ -175,10 +190,24 @@ def _encoding(path: Path) -> str:
                     decoder.decode(b"", final=True)
                 except UnicodeDecodeError:
                     continue
-                return encoding
+                return encoding, errors
     except OSError as error:
         raise AesError(f"{path} cannot be read: {error.strerror or error}") from None
     raise AesError(f"{path} is not a text file")
+
+
+def _utf8_characters(file: IO[bytes]) -> tuple[int, int]:
+    """(characters beyond ASCII, bytes that are none) of a file read as UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    whole = halves = 0
+    while block := file.read(1 << 20):
+        if block.isascii():
+            continue  # a character that the last block began cannot end in it, and is counted with the next one
+        for character in filter(lambda c: c > "\x7f", decoder.decode(block)):
+            half = "\udc80" <= character <= "\udcff"
+            halves += half
+            whole += not half
+    return whole, halves
 
 
 def read_xlsx(path: Path) -> Table:

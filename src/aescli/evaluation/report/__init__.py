@@ -123,10 +123,11 @@ def _write_all(
     values["frequency_influence"] = maps.influence if maps else {}
     values["repeats"] = spread
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / METRICS).write_text(text, encoding="utf-8")
+    # A name that is not UTF-8 stands as \udcff, as JSON has it.
+    (folder / METRICS).write_text(text, encoding="utf-8", errors="backslashreplace")
     _write_predictions(evaluation, folder / PREDICTIONS)
     html = page.render(evaluation, pictures + more, _thumbnails(evaluation, note))
-    (folder / PAGE).write_text(html, encoding="utf-8")
+    (folder / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
 _FIGURES = {
