@@ -1,5 +1,9 @@
 """Folders and files that appear whole or not at all, also when a rename fails or is interrupted."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,9 +60,33 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     write_whole({first: "1\r\n", second: "2\n"})
     assert (first.read_bytes(), second.read_bytes()) == (b"1\r\n", b"2\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole({first: "3", second: "\udcff"})
     with pytest.raises(AesError, match=r"b.csv cannot be written: No such file or directory; check the path"):
         write_whole({first: "4", tmp_path / "none" / "b.csv": "5"})
     assert (first.read_bytes(), second.read_bytes()) == (b"1\r\n", b"2\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_links_are_followed_pipes_written_into_and_half_characters_kept(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").write_text("old")
+    (tmp_path / "link").symlink_to("real/old")
+    write_whole({tmp_path / "link": "new"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "old").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "old", "real"]
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    write_whole({tmp_path / "pipe": "through"})
+    assert reader.communicate(timeout=20)[0] == b"through"
+    assert (tmp_path / "pipe").is_fifo()
+    write_whole({tmp_path / "a.json": json.dumps({"name": "bad\udcff"}, ensure_ascii=False)})
+    assert json.loads((tmp_path / "a.json").read_bytes().decode("ascii")) == {"name": "bad\udcff"}
+
+
+def test_an_own_stream_goes_on_where_it_stands(tmp_path):
+    (tmp_path / "log").write_text("before\n")
+    code = "import pathlib, aescli.folders as f; f.write_whole({pathlib.Path('/dev/stdout'): 'x\\n'})"
+    with (tmp_path / "log").open("a") as file:
+        for _ in range(2):
+            subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert (tmp_path / "log").read_text() == "before\nx\nx\n"

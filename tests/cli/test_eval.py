@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -379,3 +380,29 @@ def test_the_command_imports_nothing_heavy():
     code = f"import sys, aescli.cli.eval; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_results_take_the_place_of_nothing_that_is_read_or_shown(faces, capsys):
+    scores = faces / "scores.csv"
+    scores.write_text("path,score\nAF2.png,2\nCM1.png,1\nCM3.png,3\n")
+    words = ["eval", "--predictions", scores, "--data", faces / "labels.csv", "--resamples", 0, "-f", "csv"]
+    kept = {path: path.read_bytes() for path in (scores, faces / "labels.csv", faces / "images" / "CM1.png")}
+    for path in kept:
+        assert run(*words, "--out", path) == 2
+        assert (
+            "this file is read by the run" in (err := capsys.readouterr().err)
+            or "an image is never replaced" in err
+        )
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_an_output_that_is_not_utf_8_gets_the_figures_all_the_same(faces):
+    (faces / "scores.csv").write_text("path,score\nAF2.png,2\nCM1.png,1\nCM3.png,3\n")
+    words = ["eval", "--predictions", faces / "scores.csv", "--data", faces / "labels.csv", "--resamples", 0]
+    done = subprocess.run(
+        [sys.executable, "-m", "aescli", *map(str, words)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"PLCC" in done.stdout

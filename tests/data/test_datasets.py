@@ -562,3 +562,30 @@ def test_an_expected_scale_counts_where_it_fits_as_well_as_the_usual_one(tmp_pat
     assert scale_of((1.2, 8.9), (0, 10)) == (0, 10), "TAD66K's, where no picture is below 1"
     assert scale_of((0.2, 0.9), (0, 10)) == (0, 1)
     assert scale_of((1.2, 4.9), (1, 10)) == (1, 5)
+
+
+def test_folds_as_pandas_writes_them_and_from_zero(tmp_path):
+    path = write(tmp_path / "t.csv", "image,score,fold\na.jpg,1,1.0\nb.jpg,2,2.0\nc.jpg,3,\nd.jpg,4,x\n")
+    assert [s.fold for s in read_dataset("csv", path, match_images=False).samples] == [1, 2, None, None]
+    path = write(tmp_path / "u.csv", "image,score,fold\na.jpg,1,0\nb.jpg,2,1\nc.jpg,3,2\n")
+    dataset = read_dataset("csv", path, match_images=False)
+    assert [s.fold for s in dataset.samples] == [1, 2, 3]
+    assert any("folds are numbered from 0: here they are 1 to 3" in note for note in dataset.notes.notes)
+
+
+def test_a_decimal_comma_is_one_in_every_column(tmp_path):
+    text = "image;score;std;count;p_1;p_2;p_3\na.jpg;1,5;0,25;8;0,5;0,25;0,25\n"
+    (sample,) = read_dataset("csv", write(tmp_path / "t.csv", text), match_images=False).samples
+    assert (sample.score, sample.std, sample.n_ratings, sample.counts) == (1.5, 0.25, 8, (0.5, 0.25, 0.25))
+
+
+def test_one_name_that_is_not_utf_8_does_not_spoil_the_others(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("image,score\nZoë.jpg,1\nŁukasz.jpg,2\n".encode() + b"bad\xff.jpg,3\n")
+    assert scores(read_dataset("csv", path, match_images=False)) == {
+        "Zoë.jpg": 1,
+        "Łukasz.jpg": 2,
+        "bad\udcff.jpg": 3,
+    }
+    path.write_bytes("image,score\nZoë.jpg,1\nÉva.jpg,2\n".encode("cp1252"))
+    assert scores(read_dataset("csv", path, match_images=False)) == {"Zoë.jpg": 1, "Éva.jpg": 2}

@@ -292,3 +292,22 @@ def test_printable_is_one_line_and_keeps_what_can_be_shown(text):
 
 def test_printable_shows_undecodable_bytes():
     assert printable(os.fsdecode(b"a\xffb") if sys.platform != "win32" else "a\udcffb") == "a\\udcffb"
+
+
+def test_lists_in_utf_16(here, monkeypatch):
+    touch(here, "é.jpg", "b.jpg")
+    for encoding in ("utf-16", "utf-16-le"):
+        text = "\ufeff" * (encoding != "utf-16") + "é.jpg\r\nb.jpg\r\n"
+        (here / "list.txt").write_bytes(text.encode(encoding))
+        assert paths("@list.txt") == ["é.jpg", "b.jpg"]
+    (here / "list.txt").write_bytes("./b.jpg\n".encode("utf-16-le"))
+    with pytest.raises(AesError, match="UTF-16 without its mark; save it as UTF-8"):
+        paths("@list.txt")
+    (here / "list.txt").write_bytes("\ufeffb.jpg\n".encode("utf-16-le")[:-1])
+    with pytest.raises(AesError, match="damaged UTF-16"):
+        paths("@list.txt")
+
+
+def test_stereo_pictures_are_found(here):
+    touch(here, "p/a.mpo", "p/b.MPO")
+    assert paths("p") == ["p/a.mpo", "p/b.MPO"]

@@ -250,6 +250,8 @@ def test_floats_are_scaled_by_the_range_they_use(values, expected, tmp_path):
 def test_32_bit_integers(tmp_path):
     image = Image.fromarray(np.array([[0, 257 * 100, 65535]], np.int32))
     assert load_image(hostile.save(tmp_path, "x.tif", image)).pixels[0, :, 1].tolist() == [0, 100, 255]
+    image = Image.fromarray(np.array([[0, 100, 255]], np.int32))
+    assert load_image(hostile.save(tmp_path, "x.tif", image)).pixels[0, :, 1].tolist() == [0, 100, 255]
     image = Image.fromarray(np.array([[-1000, 0, 1000]], np.int32))
     assert load_image(hostile.save(tmp_path, "x.tif", image)).pixels[0, :, 1].tolist() == [0, 128, 255]
 
@@ -481,3 +483,24 @@ def test_perceptual_hash_of_degenerate_pictures():
     assert perceptual_hash(np.zeros((1, 1, 3), np.uint8)) == 0
     with pytest.raises(ValueError, match="uint8"):
         perceptual_hash(np.zeros((4, 4), np.uint8))
+
+
+def test_a_tiff_whose_white_is_zero(tmp_path):
+    grey = np.arange(0, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(65535 - grey * 257).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    assert Image.open(tmp_path / "x.tif").tag_v2[262] == 0
+    np.testing.assert_array_equal(load_image(tmp_path / "x.tif", 16).pixels[..., 0], grey)
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "drawing.eps"])
+def test_postscript_is_never_run(tmp_path, monkeypatch, name):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\nexit 1\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / name).write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(ImageError, match="PostScript is a program, which is not run here"):
+        load_image(tmp_path / name, 32)
+    assert not (tmp_path / "was-run").exists()

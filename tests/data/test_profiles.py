@@ -216,3 +216,16 @@ def test_a_sheet_with_a_torn_row_is_refused(folder):
     (folder / "r.csv").write_text("image,score\na.jpg,4,oops\n")
     with pytest.raises(AesError, match=r"r.csv:2.*3 cells where the first row has 2"):
         read_ratings_sheet(folder / "r.csv")
+
+
+@pytest.mark.parametrize(
+    "spelt", ["C:\\Users\\me\\a\\Zoë.jpg", "a\\Zoë.jpg", "a/Zoe\u0308.jpg", "A/ZOË.JPG", "a/Zoë"]
+)
+def test_photos_are_found_however_another_system_spells_them(folder, tmp_path_factory, spelt):
+    photos = tmp_path_factory.mktemp("photos")
+    (photos / "a").mkdir()
+    (photos / "a" / "Zoë.jpg").write_bytes(b"x")
+    (folder / "t.csv").write_text(f"image,score\n{spelt},3\n", encoding="utf-8")
+    (folder / "p.yaml").write_text("user: p\nscale: [1, 5]\nratings: t.csv\n")
+    (rating,) = read_profile(folder / "p.yaml", photos).ratings
+    assert rating.path == photos / "a" / "Zoë.jpg"

@@ -553,3 +553,26 @@ def test_attributes_of_a_predictions_file_meet_the_tables_further_columns(tmp_pa
     result = evaluate(read_predictions(tmp_path / "q.csv"), dataset, resamples=0)
     assert [a.name for a in result.attributes] == ["light"]
     assert not any("width" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "jsonl"])
+def test_json_lines_whose_names_hold_odd_line_ends(tmp_path, suffix):
+    names = ["a\x85.jpg", "b\u2028.jpg"]
+    lines = "".join(json.dumps({"path": name, "score": 2}, ensure_ascii=False) + "\n" for name in names)
+    (tmp_path / f"p.{suffix}").write_text(lines, encoding="utf-8", newline="")
+    assert [row.path for row in read_predictions(tmp_path / f"p.{suffix}").rows] == names
+
+
+def test_predictions_saved_again_with_a_decimal_comma(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(
+        "path;face_index;score;class;class_prob;p_1;p_2;light;error\na.jpg;0;1,25;1;0,75;0,75;0,25;1,5;\n"
+    )
+    (row,) = read_predictions(path).rows
+    assert (row.score, row.probabilities, row.attributes) == (1.25, (0.75, 0.25), {"light": 1.5})
+
+
+def test_good_above_must_lie_on_the_scale(tmp_path):
+    dataset = dataset_of(tmp_path, TRUE)
+    with pytest.raises(UsageError, match="--good-above 9: no image of the scale 1–5 is on both sides"):
+        evaluate(predictions_of(TRUE), dataset, resamples=0, above=9)

@@ -1,6 +1,7 @@
 import errno
 import os
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -248,3 +249,25 @@ def test_failures_are_said(tree, tmp_path):
     assert picks.failure().startswith("--copy-to: 1 file could not be brought; the first: gone.jpg: ")
     with pytest.raises(UsageError, match="exclude each other"):
         Picks(Layout(), copy_to="a", link_to="b")
+
+
+def test_another_picture_of_the_same_name_size_and_time_is_another_picture(tmp_path):
+    for folder, content in (("a", b"one"), ("b", b"two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.bmp").write_bytes(content)
+        os.utime(tmp_path / folder / "x.bmp", (1e9, 1e9))
+    for _ in range(2):
+        for folder in "ab":
+            Collector(str(tmp_path / "out")).bring(str(tmp_path / folder / "x.bmp"))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        "x.bmp": b"one",
+        "x-2.bmp": b"two",
+    }
+
+
+def test_one_file_spelt_twice_is_brought_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jpg").write_bytes(b"x")
+    collector = Collector("out")
+    assert collector.bring("x.jpg") == collector.bring("./x.jpg") == Path("out/x.jpg")
+    assert len(list(Path("out").iterdir())) == 1

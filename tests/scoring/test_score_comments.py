@@ -92,6 +92,14 @@ def test_the_lists_that_captions_are_trained_on_name_images_by_index(tmp_path):
     assert "--image-column" not in str(error.value)
 
 
+def test_other_comments_have_another_digest(tmp_path):
+    first, again, other = (
+        Comments(_table(tmp_path, text)).digest
+        for text in ("image,comment\na,x\nb,y\n", "image;comment\nb;y\na;x\n", "image,comment\na,x\nb,z\n")
+    )
+    assert first == again != other
+
+
 def test_comments_that_nobody_asked_for_are_known(tmp_path):
     comments = Comments(_table(tmp_path, "image,comment\n1.jpg,fine\nnot-there.jpg,good\n"))
     assert comments("photos/1.jpg") == "fine"

@@ -6,15 +6,17 @@ It knows lists, tables and where images may lie. It knows nothing about whose ra
 from __future__ import annotations
 
 import difflib
-import os
+import functools
 import reprlib
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aescli.data.datasets.base import parse_number
 from aescli.data.datasets.generic import guess_image_column
+from aescli.data.datasets.index import ImageIndex, normal_name
 from aescli.data.datasets.tables import Table, read_table
 from aescli.errors import AesError
 
@@ -54,13 +56,14 @@ def read_ratings(
     problems: list[str] = []
     missing: list[str] = []
     seen: dict[Path, str] = {}
+    index = functools.cache(lambda: ImageIndex(images))  # of what may be a large folder, once
     ratings = []
     for where, image, score in rows:
         try:
             number = parse_number(score, decimal_comma=True)
             if not scale[0] <= number <= scale[1]:
                 raise ValueError(f"score {number:g} lies outside the scale {scale[0]:g} to {scale[1]:g}")
-            file = find_image(image, path.parent, images)
+            file = find_image(image, path.parent, images, index)
             if file is None:
                 missing.append(image)
                 raise ValueError(f"image not found in {_looked_in(path, images)}")
@@ -117,22 +120,27 @@ def some_of(problems: Sequence[str]) -> str:
     return "; ".join(problems[:_TOLD]) + more
 
 
-def find_image(image: str, folder: Path, further: Path | None) -> Path | None:
+def find_image(
+    image: str, folder: Path, further: Path | None, index: Callable[[], ImageIndex]
+) -> Path | None:
     """The file of an image: absolute, or relative to one of the two folders; in the second one, of a moved photo, by
-    as many of its path's last parts as lead to a file."""
-    names = [image]
-    candidates = [folder / image]  # an absolute path stays itself
+    as many of its path's last parts as lead to a file, else by any unambiguous spelling (another case or Unicode form,
+    without suffix). index: of the second folder, asked for where nothing else helps."""
+    # As it stands, and as another system spells it: backslashes, accents as signs of their own.
+    forms = dict.fromkeys((image, plain := normal_name(image), unicodedata.normalize("NFD", plain)))
+    candidates = [folder / form for form in forms]  # an absolute path stays itself
     if further is not None:
-        parts = [part for part in Path(image).parts if part not in ("..", Path(image).anchor)]
-        names += [os.path.join(*parts[i:]) for i in range(len(parts))]
-        candidates += [further / name for name in names]
+        for form in forms:
+            path = Path(form)
+            parts = [part for part in path.parts if part not in ("..", path.anchor)]
+            candidates += [further / form, *(further.joinpath(*parts[i:]) for i in range(len(parts)))]
     for candidate in candidates:
         try:
             if candidate.is_file():
                 return candidate
         except (OSError, ValueError):
             continue
-    return None
+    return None if further is None or not further.is_dir() else index().find((image,))[0]
 
 
 def _looked_in(path: Path, images: Path | None) -> str:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: a Windows drive is no scheme
 
@@ -40,6 +41,11 @@ def _store(scheme: str, host: str) -> Any:
 def _open_store(path: str) -> tuple[Any, str]:
     """The store of an address, and the address as the store writes it."""
     scheme, _, rest = path.partition("://")
+    if scheme.lower() == "file":
+        # As a browser or a file manager writes it: percent-encoded, perhaps with this machine's name.
+        rest = rest.removeprefix("localhost")
+        path = f"file://{rest if os.path.exists(rest) else unquote(rest)}"
+        return _store("file", ""), path.removeprefix("file://")
     store = _store(scheme.lower(), rest.partition("/")[0])
     return store, store._strip_protocol(path)
 

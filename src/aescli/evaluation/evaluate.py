@@ -80,6 +80,10 @@ def evaluate(
         notes.append(f"classes cut at {shown[0]}; usual for {dataset.name}: {shown[1]}")
     if above is None:
         above = float(map_scale(good_above(dataset.name, dataset.scale), dataset.scale, scale))
+    elif not scale[0] <= above < scale[1]:
+        raise UsageError(
+            f"--good-above {above:g}: no image of the scale {_range(scale)} is on both sides of it"
+        )
 
     samples = [dataset.samples[i] for i in joined.positions]
     data = _arrays(joined, dataset, predicted.source, scale, scale, cuts, above, notes)
