@@ -519,3 +519,10 @@ def test_a_list_of_images_and_scores_between_blanks(tmp_path):
     assert (dataset.name, dataset.scale) == ("means", (0.0, 1.0))
     assert [(s.name, s.score) for s in dataset.samples] == [("a.jpg", 0.61), ("b.jpg", 0.25)]
     assert len(dataset.notes.bad) == 1
+
+
+def test_avas_own_test_list_beside_it(tmp_path):
+    write(tmp_path / "AVA.txt", ava_text())
+    write(tmp_path / "aesthetics_image_lists" / "generic_test.jpgl", "953958\n\n1\n")
+    splits = {s.name: s.split for s in read_dataset("auto", tmp_path, match_images=False).samples}
+    assert splits == {"953619.jpg": "train", "953958.jpg": "test", "954184.jpg": "train"}

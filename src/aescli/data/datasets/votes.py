@@ -40,7 +40,8 @@ _ROUNDED = 0.0051
 def read_ava_text(parts: Sequence[Part], images: Path | None) -> Dataset:
     """`AVA.txt`: index, image id, votes for 1..10, two semantic tags (0 = none), challenge; separated by blanks.
 
-    `Sample.group` has tag_1, tag_2 and challenge.
+    `Sample.group` has tag_1, tag_2 and challenge. Where the release's `aesthetics_image_lists/generic_test.jpgl` lies
+    beside it, these images are the split test, all others train.
     """
     return _assemble("ava", _ava_lines, parts, images)
 
@@ -213,6 +214,7 @@ def _assemble(name: str, read, parts: Sequence[Part], images: Path | None) -> Da
 
 def _ava_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
     source = str(part.path)
+    tested = _ava_test(part.path)
     groups: dict[tuple[str, ...], dict[str, str]] = {}
     for line, text in read_lines(part.path):
         words = text.split()
@@ -223,6 +225,8 @@ def _ava_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
         row = votes.add(source, line, words[1], words[2:12])
         if row is not None:
             row.split = part.split
+            if tested:
+                row.split = "test" if words[1] in tested else "train"
             key = tuple(words[12:])
             row.group = groups.setdefault(key, dict(zip(("tag_1", "tag_2", "challenge"), key, strict=True)))
             yield row
@@ -281,6 +285,12 @@ def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
             f'{path} is neither NIMA\'s list of {{"image_id": …, "label": […]}} nor AVA-Captions\' '
             '{"images": [{"filename": …, "sentences": [{"clean": …}]}]}'
         ) from None
+
+
+def _ava_test(ava: Path) -> set[str]:
+    """Image ids of the release's list of test images, if it lies beside AVA.txt."""
+    lists = ava.parent / "aesthetics_image_lists" / "generic_test.jpgl"
+    return {line.strip().removesuffix(".jpg") for _, line in read_lines(lists)} if lists.is_file() else set()
 
 
 def _json_entries(part: Part, votes: _Votes) -> Iterator[LabelRow]:
