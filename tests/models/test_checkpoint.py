@@ -114,6 +114,9 @@ def test_absent_and_wrong_folders_name_what_is_bundled(tmp_path):
         load_checkpoint(tmp_path / "nothing")
     with pytest.raises(AesError, match="not a checkpoint folder"):
         load_checkpoint(tmp_path)
+    (tmp_path / "vmamba.pth").write_bytes(b"x")
+    with pytest.raises(AesError, match=r"does not say of which model; .*aes train --init .*vmamba\.pth"):
+        load_checkpoint(tmp_path / "vmamba.pth")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,11 @@ def resolve(spec: str | Path) -> Path:
         return bundled
     names = ", ".join(bundled_models()) or "none"
     if folder.exists():
+        if folder.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt", ".safetensors"):
+            raise AesError(
+                f"{spec}: a file of weights does not say of which model; an encoder's start a training (aes train --init "
+                f"{spec}), whose folder --model takes; bundled models: {names}"
+            )
         raise AesError(f"{spec}: not a checkpoint folder (no {CONFIG}); bundled models: {names}")
     raise AesError(f"{spec}: no such checkpoint folder or bundled model; bundled models: {names}")
 
