@@ -4,6 +4,8 @@ Messages are written for the person at the keyboard: what is wrong, where, and w
 The command line prints them without a traceback; it knows nothing else about a failure.
 """
 
+from collections.abc import Sequence
+
 
 class AesError(Exception):
     """The run could not do its work (exit status 1)."""
@@ -16,3 +18,9 @@ class UsageError(AesError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def named(what: str, items: Sequence[str], limit: int) -> str:
+    """The number of items, what they are, and the first `limit` of them."""
+    rest = f", and {len(items) - limit} more" if len(items) > limit else ""
+    return f"{len(items)} {what} ({', '.join(items[:limit])}{rest})"

@@ -406,3 +406,18 @@ def test_an_output_that_is_not_utf_8_gets_the_figures_all_the_same(faces):
     )
     assert done.returncode == 0, done.stderr
     assert b"PLCC" in done.stdout
+
+
+def test_lists_of_labels_are_not_replaced_either(faces, capsys):
+    rows = (faces / "labels.csv").read_text().splitlines(keepends=True)
+    (faces / "lists").mkdir()
+    for part, chosen in (("train", rows[1:16]), ("test", rows[16:])):
+        (faces / "lists" / f"{part}.csv").write_text("".join([rows[0], *chosen]))
+    kept = (faces / "lists" / "test.csv").read_bytes()
+    words = ["eval", "--data", faces / "lists", "--images", faces / "images", "--resamples", 0, "-f", "csv"]
+    assert run(*words, "--score-column", "score", "--out", faces / "lists" / "test.csv") == 2
+    assert "this file is read by the run" in capsys.readouterr().err
+    assert (faces / "lists" / "test.csv").read_bytes() == kept
+    (faces / "link.csv").symlink_to("nowhere/x.csv")
+    assert run(*words, "--score-column", "score", "--out", faces / "link.csv") == 1
+    assert "there is no folder" in capsys.readouterr().err

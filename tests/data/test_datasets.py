@@ -551,19 +551,6 @@ def test_lists_of_train_and_test_in_any_form(tmp_path):
         read_dataset("auto", tmp_path, match_images=False)
 
 
-def test_an_expected_scale_counts_where_it_fits_as_well_as_the_usual_one(tmp_path):
-    def scale_of(scores, expected):
-        path = write(
-            tmp_path / "t.csv", "image,score\n" + "".join(f"{i}.jpg,{s}\n" for i, s in enumerate(scores))
-        )
-        return read_dataset("csv", path, match_images=False, expected=expected).scale
-
-    assert scale_of((1.2, 8.9), None) == (1, 10)
-    assert scale_of((1.2, 8.9), (0, 10)) == (0, 10), "TAD66K's, where no picture is below 1"
-    assert scale_of((0.2, 0.9), (0, 10)) == (0, 1)
-    assert scale_of((1.2, 4.9), (1, 10)) == (1, 5)
-
-
 def test_folds_as_pandas_writes_them_and_from_zero(tmp_path):
     path = write(tmp_path / "t.csv", "image,score,fold\na.jpg,1,1.0\nb.jpg,2,2.0\nc.jpg,3,\nd.jpg,4,x\n")
     assert [s.fold for s in read_dataset("csv", path, match_images=False).samples] == [1, 2, None, None]
@@ -589,3 +576,13 @@ def test_one_name_that_is_not_utf_8_does_not_spoil_the_others(tmp_path):
     }
     path.write_bytes("image,score\nZoë.jpg,1\nÉva.jpg,2\n".encode("cp1252"))
     assert scores(read_dataset("csv", path, match_images=False)) == {"Zoë.jpg": 1, "Éva.jpg": 2}
+
+
+def test_sparse_columns_are_scores_and_odd_parts_are_named(tmp_path):
+    text = "image,score,mood,note,split\na.jpg,1,,1,train\nb.jpg,2,,x,Test \nc.jpg,3,4,2,eval\n"
+    dataset = read_dataset("csv", write(tmp_path / "t.csv", text), match_images=False)
+    assert [s.scores for s in dataset.samples] == [{"score": 1}, {"score": 2}, {"score": 3, "mood": 4}]
+    assert any(
+        "parts other than train, val and test, which training takes: eval (1)" in n
+        for n in dataset.notes.notes
+    )

@@ -470,6 +470,17 @@ def test_aadb_as_published(tmp_path, data):
     ]
     alone = read_dataset("auto", labels / "imgListTrainRegression_score.txt")
     assert (alone.name, len(alone)) == ("aadb", 2)
+    # The smaller copies that the data set comes with too, and the test list that TestNew replaces.
+    for name in ("farm1_a", "farm1_b", "farm2_c"):
+        picture(tmp_path / "datasetImages_warp256" / f"{name}.jpg")
+    write(labels / "imgListTestRegression_score.txt", "farm1_a.jpg 0.5\n")
+    again = read_dataset("auto", tmp_path / data)
+    assert [(s.path, s.split) for s in again.samples] == [(s.path, s.split) for s in dataset.samples]
+    assert {p.name for p in again.notes.files} == {
+        f"imgList{part}Regression_score.txt" for part in ("Train", "Validation", "TestNew")
+    }
+    with pytest.raises(AesError, match="has one column; it needs an image and its score"):
+        read_dataset("aadb", write(tmp_path / "one.txt", "a.jpg\nb.jpg\n"), match_images=False)
 
 
 @pytest.mark.parametrize("named_by", ["id", "index"])
@@ -488,12 +499,27 @@ def test_photonet_as_published(tmp_path, named_by):
     assert any("1 scores differ from the mean of their votes" in note for note in dataset.notes.notes)
 
 
+def test_photonets_indices_and_ids_are_not_mixed(tmp_path):
+    """An index may be another photo's id: only one of the two names the files."""
+    path = write(
+        tmp_path / "photonet_dataset.txt",
+        "1 555 10 7 0 0 0 0 0 0 0 10\n2 1 10 1 0 10 0 0 0 0 0 0\n3 777 10 4 0 0 0 0 10 0 0 0\n",
+    )
+    for name in ("1", "777"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    assert {s.name: s.score for s in read_dataset("auto", path).samples} == {"1.jpg": 1, "777.jpg": 4}
+    halves = write(tmp_path / "h.txt", " ".join(["0.5"] * 12) + "\n")
+    with pytest.raises(AesError):
+        read_dataset("auto", halves, match_images=False)
+
+
 def test_ava_captions_as_published(tmp_path):
     sentences = [{"raw": "Great light!", "clean": "great light"}, {"raw": "Well done.", "clean": "well done"}]
     entries = [
         {"filename": "953619.jpg", "sentences": sentences, "split": "train"},
         {"filename": "953958.jpg", "sentences": sentences[1:], "split": "test"},
         {"filename": "1.jpg", "sentences": sentences},
+        {"filename": "953958.jpg", "sentences": sentences[:1], "split": "test"},
     ]
     path = write(
         tmp_path / "CLEAN_AVA_FULL_COMMENTS.json", json.dumps({"images": entries, "dataset": "AVA"}, indent=1)
@@ -506,7 +532,7 @@ def test_ava_captions_as_published(tmp_path):
         assert dataset.name == "ava-captions"
         assert {s.name: (s.comment, s.split) for s in dataset.samples} == {
             "953619.jpg": ("great light well done", "train"),
-            "953958.jpg": ("well done", "test"),
+            "953958.jpg": ("well done great light", "test"),
         }
         assert dataset.samples[0].counts == tuple(VOTES["953619"])
         assert [(p.name, p.reason) for p in dataset.notes.bad] == [("1.jpg", "not in AVA.txt")]

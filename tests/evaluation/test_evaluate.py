@@ -530,7 +530,7 @@ def test_labels_without_attributes_say_that_the_score_is_measured(tmp_path):
     rows = [PredictedRow(name, score, attributes={"color": 2.0}) for name, score in TRUE.items()]
     result = evaluate(PredictedRows("test", rows, (1.0, 5.0)), dataset_of(tmp_path, TRUE), resamples=0)
     assert result.attributes == []
-    assert any("the model's score alone; its attributes (color)" in note for note in result.notes)
+    assert any("the score alone; the labels have no columns color" in note for note in result.notes)
 
 
 def test_attributes_of_a_predictions_file_meet_the_tables_further_columns(tmp_path):
@@ -574,5 +574,19 @@ def test_predictions_saved_again_with_a_decimal_comma(tmp_path):
 
 def test_good_above_must_lie_on_the_scale(tmp_path):
     dataset = dataset_of(tmp_path, TRUE)
-    with pytest.raises(UsageError, match="--good-above 9: no image of the scale 1–5 is on both sides"):
+    with pytest.raises(UsageError, match="--good-above 9: must lie on the scale 1–5, below its end"):
         evaluate(predictions_of(TRUE), dataset, resamples=0, above=9)
+
+
+def test_labels_carried_along_in_a_predictions_file_are_no_attributes(tmp_path):
+    rows = [f"{name},{score},{1 + i % 3}" for i, (name, score) in enumerate(TRUE.items())]
+    dataset = read_dataset(
+        "csv", labels(tmp_path, rows, "image,mos,gender"), match_images=False, scale=(1, 5)
+    )
+    lines = [f"{name},{6 - score},{score},{1 + i % 3}\n" for i, (name, score) in enumerate(TRUE.items())]
+    (tmp_path / "p.csv").write_text("image,pred,mos,gender\n" + "".join(lines))
+    result = evaluate(
+        read_predictions(tmp_path / "p.csv", image_column="image", score_column="pred"), dataset, resamples=0
+    )
+    assert result.attributes == []
+    assert any("columns of the predictions are the labels': mos, gender" in note for note in result.notes)

@@ -26,7 +26,7 @@ from aescli.models.comments import clean_comment
         ),
         ("if a<b and c>d, or <me> and x<i", "if a<b and c>d, or <me> and x<i"),
         ('<a href="x" target=_blank>here</a><IMG SRC=y.jpg/><h2>Hi</h2>', "here Hi"),
-        (r"nice\nlight\r\n\nlove it\\nC:\new", r"nice light love it C: ew"),
+        (r"nice\nlight\r\n\nlove it\\nthe color\texture", r"nice light love it the color\texture"),
         ("half \ud83d of an emoji, 写真 é", "half of an emoji, 写真 é"),
         ("", ""),
         (None, ""),

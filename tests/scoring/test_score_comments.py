@@ -87,7 +87,9 @@ def test_an_open_quote_swallows_nothing_in_silence(tmp_path):
 def test_the_lists_that_captions_are_trained_on_name_images_by_index(tmp_path):
     comments = Comments(_table(tmp_path, "index,label,comment\n953619,0 1 5,lovely\n953958,1 1 1,dull\n"))
     assert (comments("ava/953619.jpg"), comments("953958.jpg")) == ("lovely", "dull")
-    with pytest.raises(AesError, match=r"it has: who, comment\. Name one of them image") as error:
+    with pytest.raises(
+        AesError, match=r"names the images; it has: who, comment\. Name one of them image"
+    ) as error:
         Comments(_table(tmp_path, "who,comment\nx,lovely\n"))
     assert "--image-column" not in str(error.value)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from aescli import cli
 from aescli.data.datasets.scored import ATTRIBUTES
+from aescli.data.splits import Split
 from aescli.errors import AesError, UsageError
 from aescli.models.aesmamba import PARA_ATTRIBUTES
 from aescli.models.checkpoint import load_checkpoint
@@ -211,21 +213,39 @@ def test_pictures_that_cannot_be_decoded_are_named_and_left_out(para, tmp_path):
         read_training_data(_preset(tmp_path, _para_model()), [para])
 
 
+def _write_split(root, pictures, parts):
+    rows = enumerate(zip(pictures, parts, strict=True))
+    lines = [f"{p.relative_to(root)},{1 + i % 5},{part}\n" for i, (p, part) in rows]
+    (root / "mine.csv").write_text("image,score,split\n" + "".join(lines))
+
+
 @pytest.mark.parametrize("share", [0.2, 0.0])
 def test_the_official_validation_part_validates(para, tmp_path, share):
     pictures = sorted((para / "imgs").rglob("*.jpg"))
     parts = ["train"] * 24 + ["Validation"] * 8 + ["test"] * 8
-    lines = [
-        f"{p.relative_to(para)},{1 + i % 5},{part}\n"
-        for i, (p, part) in enumerate(zip(pictures, parts, strict=True))
-    ]
-    (para / "mine.csv").write_text("image,score,split\n" + "".join(lines))
+    _write_split(para, pictures, parts)
     preset = _preset(tmp_path, {"attributes": [{"name": "a", "scale": [1, 5]}]}, validation=share)
     data = read_training_data(preset, [para / "mine.csv"])
     found = split_data(data, preset, None)
     assert found.test["mine"].tolist() == list(range(32, 40))
     assert found.validation.tolist() == (list(range(24, 32)) if share else [])
     assert len(found.train) == (24 if share else 32)
+
+
+def test_copies_in_the_official_validation_part_do_not_train(para, tmp_path):
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    pictures[30].write_bytes(pictures[3].read_bytes())  # validation, training
+    parts = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+    _write_split(para, pictures, parts)
+    preset = _preset(tmp_path, {"attributes": [{"name": "a", "scale": [1, 5]}]})
+    found = split_data(read_training_data(preset, [para / "mine.csv"]), preset, None)
+    assert 3 not in found.train
+    assert 30 in found.validation
+    assert found.left_out.tolist() == [3]
+    _write_split(para, pictures, ["val" if part == "train" else part for part in parts])
+    found = split_data(read_training_data(preset, [para / "mine.csv"]), preset, None)
+    assert len(found.train) + len(found.validation) == 32, "nothing but validation: it trains"
+    assert len(found.train) > 20
 
 
 @pytest.mark.parametrize(("width", "steps"), [(None, 3), (8, 2)], ids=["no BatchNorm", "BatchNorm"])
@@ -242,6 +262,20 @@ def test_a_last_batch_of_one_is_left_out_only_where_it_must_be(para, tmp_path, w
     )
     train_model(preset, data, parts, tmp_path / "run", log=lambda _: None)
     assert sizes == [8, 8, 1][:steps]
+
+
+def test_a_name_that_is_not_utf_8_trains_and_is_written_down(para, tmp_path):
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    odd = b"Zo\xc3\xab\xc3\xa9 \xff.jpg"
+    os.rename(pictures[0], os.path.join(os.fsencode(para), b"imgs", odd))
+    names = [odd, *(os.fsencode(p.relative_to(para)) for p in pictures[1:])]
+    rows = b"".join(name + b",%d\n" % (1 + i % 5) for i, name in enumerate(names))
+    (para / "mine.csv").write_bytes(b"image,score\n" + rows)
+    preset = _preset(tmp_path, {"attributes": [{"name": "a", "scale": [1, 5]}]}, epochs=1)
+    _, data, parts = _train(preset, para / "mine.csv", tmp_path / "run")
+    assert len(data.datasets[0]) == 40
+    parts.splits[0].save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json").digest == parts.splits[0].digest
 
 
 def test_mixup_is_refused(para, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +132,10 @@ def evaluate(
         aes eval --predictions scores.csv --data labels.csv --against other.csv --format json
     """
     if personalized:
-        _check_out(out, data, user_info)
+        among = out is not None and out.exists() and data.resolve() in out.resolve().parents
+        _check_out(
+            out, data, user_info, model, out if among else None
+        )  # which of them are read is known later
         _refuse(
             "--personalized measures a model on people's own ratings; leave out",
             ("--predictions", predictions), ("--raters", raters), ("--fold", fold), ("--split", split),
@@ -189,7 +193,7 @@ def evaluate(
 
         prepare(report, repeats or [])  # what it lacks is said before the model works
     split_file = split.rpartition(":")[0] if split else None
-    _check_out(out, data, predictions, against, split_file)
+    _check_out(out, data, predictions, against, split_file, model)
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
@@ -217,7 +221,7 @@ def evaluate(
     )
     for line in dataset.notes.lines():
         note(f"aes: {line}", quiet=quiet)
-    _check_out(out, dataset.notes.source)
+    _check_out(out, *dataset.notes.files)
     keep = _choose(dataset, fold, split)
     rest = None if keep is None else sorted(set(range(len(dataset))) - {int(i) for i in keep})
     if train_part and not rest:
@@ -385,8 +389,9 @@ def _check_out(out: Path | None, *read: str | Path | None) -> None:
     require_outputs(str(out), None, [str(path) for path in read if path is not None])
     if out.is_dir():
         raise AesError(f"--out {out} is a folder; name a file in it")
-    if not out.parent.is_dir():
-        raise AesError(f"--out {out} cannot be written: there is no folder {out.parent}; make it first")
+    folder = Path(os.path.realpath(out)).parent
+    if not folder.is_dir():
+        raise AesError(f"--out {out} cannot be written: there is no folder {folder}; make it first")
 
 
 def _emit(text: str, out: Path | None) -> None:

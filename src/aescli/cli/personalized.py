@@ -151,7 +151,8 @@ def evaluate_personalized(
         fresh = placed(raters, {i: i for i in range(len(table.paths)) if i not in seen})
         with suppress(AesError):  # nobody has enough ratings of these
             unseen = draw(fresh, plan)
-            if unseen.missing.keys() == drawn.missing.keys():
+            as_many = all(len(unseen.by_shots.get(k, ())) == len(run) for k, run in drawn.by_shots.items())
+            if as_many:
                 drawn = unseen
                 said = f"{len(seen)} rated images that the model was trained on, or near-duplicates, are left out"
                 note(f"aes: {said}", quiet=quiet)

@@ -38,6 +38,7 @@ def tune_for(
     """
     from aescli.personalization.gain import LEAST_TESTED, agreement_of
     from aescli.personalization.tuning import (
+        FOLDS,
         Tuned,
         changes_of,
         left_out_answers,
@@ -64,7 +65,7 @@ def tune_for(
     train = schedule(len(chosen))
     # Where every rating is a shot, what tuning gains is measured on ratings left out of further tunings.
     each = not len(held) and len(chosen) >= LEAST_TESTED
-    with progress("epoch", quiet=quiet, total=train.epochs * (6 if each else 1)) as step:
+    with progress("epoch", quiet=quiet, total=train.epochs * (1 + FOLDS if each else 1)) as step:
 
         def count(_: str) -> None:
             step(1)

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from aescli.data.datasets.base import Dataset
+from aescli.data.datasets.parts import part_named
 from aescli.errors import AesError, UsageError
-
-_PARTS = {"test": "test", "testing": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 _FORMAT = "aescli-split-1"
 
@@ -45,7 +44,7 @@ class Split:
             for part in sorted(self.parts)
             for name in sorted(self.parts[part])
         ]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write the JSON file, whole or not at all."""
@@ -62,7 +61,8 @@ class Split:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+            temporary.write_text(text, "utf-8", "backslashreplace")
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -139,11 +139,14 @@ def official_fold(dataset: Dataset, fold: int) -> tuple[np.ndarray, np.ndarray]:
 def official_parts(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """(train, validation, test) positions as the labels' split column says; None where it names no test part.
 
-    What is neither validation nor test trains. Validation is empty where none is named.
+    What is neither validation nor test trains. Validation is empty where none is named, and where it would leave
+    nothing to train on.
     """
-    split = np.array([_PARTS.get((sample.split or "").casefold(), "train") for sample in dataset.samples])
+    split = np.array([part_named(sample.split) or "train" for sample in dataset.samples], dtype="U5")
     if not (split == "test").any():
         return None
+    if not (split == "train").any():
+        split[split == "val"] = "train"
     return tuple(np.flatnonzero(split == part) for part in ("train", "val", "test"))
 
 

@@ -37,7 +37,7 @@ def measure_attributes(
     from aescli.evaluation.bootstrap import Predictions
 
     names = list(dict.fromkeys(name for row in rows for name in row.attributes))
-    found, missing, elsewhere = [], [], []
+    found, missing, elsewhere, copied = [], [], [], []
     for name in names:
         pairs = [
             (sample.name, row.attributes[name], sample.scores[name])
@@ -46,6 +46,9 @@ def measure_attributes(
         ]
         if not pairs:
             missing.append(name)
+            continue
+        if not declared and all(said == true for _, said, true in pairs):
+            copied.append(name)
             continue
         if not all(source[0] <= true <= source[1] for *_, true in pairs):
             elsewhere.append(name)
@@ -60,14 +63,16 @@ def measure_attributes(
             f"not measured, because their labels lie outside the score's scale of {source[0]:g}–{source[1]:g}: "
             f"{', '.join(elsewhere)}"
         )
+    if copied:
+        notes.append(
+            f"not measured, because these columns of the predictions are the labels': {', '.join(copied)}"
+        )
     if missing and not declared:
         pass
     elif missing and found:
         notes.append(f"not measured, because the labels do not name them: {', '.join(missing)}")
     elif missing:
-        notes.append(
-            f"measured is the model's score alone; its attributes ({', '.join(missing)}) need labels of these names"
-        )
+        notes.append(f"measured is the score alone; the labels have no columns {', '.join(missing)}")
     if found and resamples > _RESAMPLES:
         notes.append(f"intervals of the attributes: {_RESAMPLES:,} draws")
     return found, notes

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from aescli import __version__
 from aescli.data.datasets.base import Dataset, Sample, Scale
-from aescli.errors import AesError, UsageError
+from aescli.errors import AesError, UsageError, named
 from aescli.evaluation.attributes import measure_attributes
 from aescli.evaluation.class_columns import settle_classes
 from aescli.evaluation.estimates import METRICS, Subset, by_category, measure, train_test_gap
-from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, named, outside
+from aescli.evaluation.predictions import Joined, PredictedRow, PredictedRows, join, outside
 from aescli.evaluation.result import ALL, CLEAN, TRAIN_PART, TRAINING, Comparison, Evaluation, Gap
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def evaluate(
     if above is None:
         above = float(map_scale(good_above(dataset.name, dataset.scale), dataset.scale, scale))
     elif not scale[0] <= above < scale[1]:
-        raise UsageError(
-            f"--good-above {above:g}: no image of the scale {_range(scale)} is on both sides of it"
-        )
+        raise UsageError(f"--good-above {above:g}: must lie on the scale {_range(scale)}, below its end")
 
     samples = [dataset.samples[i] for i in joined.positions]
     data = _arrays(joined, dataset, predicted.source, scale, scale, cuts, above, notes)

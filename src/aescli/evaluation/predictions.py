@@ -23,7 +23,7 @@ from aescli.data.datasets.generic import (
 from aescli.data.datasets.index import NameIndex
 from aescli.data.datasets.scut import spellings
 from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_text
-from aescli.errors import AesError
+from aescli.errors import AesError, named
 from aescli.evaluation.class_columns import are_counts, counted_from_zero, first_class, why_no_distribution
 from aescli.scoring.writers import SUFFIXES
 
@@ -264,12 +264,6 @@ def outside(joined: Joined, scale: Scale, source: str) -> list[str]:
         return []
     what = f"of {len(joined.rows)} scores of {source} lie outside {shown}"
     return [f"{named(what, [f'{row.path} {row.score:g}' for row in out], 3)}; name their scale with --scale"]
-
-
-def named(what: str, items: Sequence[str], limit: int) -> str:
-    """The number of items, what they are, and the first `limit` of them."""
-    rest = f", and {len(items) - limit} more" if len(items) > limit else ""
-    return f"{len(items)} {what} ({', '.join(items[:limit])}{rest})"
 
 
 def _one_row_each(rows: Sequence[PredictedRow], out: Joined) -> dict[str, PredictedRow]:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aescli.data.datasets.base import Dataset, Scale
+from aescli.errors import named
 from aescli.evaluation.estimates import Category, Estimate, Subset
-from aescli.evaluation.predictions import Joined, named
+from aescli.evaluation.predictions import Joined
 
 if TYPE_CHECKING:
     from aescli.evaluation.compare import Difference

@@ -154,8 +154,8 @@ def resolve(spec: str | Path) -> Path:
     if folder.exists():
         if folder.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt", ".safetensors"):
             raise AesError(
-                f"{spec}: a file of weights does not say of which model; an encoder's start a training (aes train --init "
-                f"{spec}), whose folder --model takes; bundled models: {names}"
+                f"{spec}: a file of weights does not say of which model; an encoder's start a training (aes train "
+                f"--init {spec}), whose folder --model takes; bundled models: {names}"
             )
         raise AesError(f"{spec}: not a checkpoint folder (no {CONFIG}); bundled models: {names}")
     raise AesError(f"{spec}: no such checkpoint folder or bundled model; bundled models: {names}")
@@ -254,7 +254,9 @@ def save_checkpoint(
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8", "backslashreplace"
+    )
 
 
 def half_precision(state: dict[str, torch.Tensor], smallest: int = 9_000) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ _MARKUP = re.compile(
     rf"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?(?:{_TAGS})(?:\s+[^<>]*=[^<>]*)?\s*/?>",
     re.IGNORECASE | re.DOTALL,
 )
-_ESCAPED = re.compile(r"\\+[nrt]")  # a line's end as CSV and JSON files of captions hold it
+_ESCAPED = re.compile(r"\\+[nr]")  # a line's end as CSV and JSON files of captions hold it
 _LINK = re.compile(r"(?:\b[a-z][a-z0-9+.-]*://|\bwww\.)\S+", re.IGNORECASE)
 
 

@@ -118,7 +118,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], card: Mapping[str,
     try:
         with whole_folder(folder) as staging:
             write(staging)
-            (staging / CARD).write_text(text, encoding="utf-8")
+            (staging / CARD).write_text(text, "utf-8", "backslashreplace")
     except (OSError, SafetensorError) as error:
         raise unwritable(folder, error) from None
 

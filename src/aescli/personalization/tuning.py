@@ -36,7 +36,8 @@ from aescli.training.trainer import Trainer
 _PRESET = "aesmamba-p-para"
 _MANY, _BATCHES = 100, (10, 50)
 _READ = ("prompt.features", "prompt.mask")
-_FOLDS = 5
+FOLDS = 5
+"""Of the shots, where none is held back: each fifth is answered by a copy tuned to the others."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def left_out_answers(
 
     log: called with a line for each epoch; there are `schedule(…).epochs` for each of the fifths.
     """
-    fold = np.random.default_rng(0).permutation(len(shots)) % _FOLDS
+    fold = np.random.default_rng(0).permutation(len(shots)) % FOLDS
     answers = np.empty((len(shots), len(checkpoint.model.config.attributes)))
-    for k in range(min(_FOLDS, len(shots))):
+    for k in range(min(FOLDS, len(shots))):
         out = fold == k
         train = schedule(int((~out).sum()))
         _, answers[out] = tuned_copy(checkpoint, samples, shots[~out], shots[out], train, device, log=log)
@@ -242,9 +243,11 @@ def load_tuned(folder: Path) -> Tuned:
 
     try:
         tensors = load_file(folder / CHANGES)
+        if not set(_READ) <= set(tensors):
+            raise AesError(f"{folder} was made by an earlier version of aes; make it again: aes personalize")
         read = tuple(tensors.pop(name) for name in _READ)
         return Tuned(**read_card(folder, {"prompt": str}), changes=tensors, read=read)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise damaged(folder, error) from None
 
 

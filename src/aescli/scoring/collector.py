@@ -76,7 +76,7 @@ class Collector:
 
         Raises AesError where the folder cannot take any more.
         """
-        key = path if is_remote(path) else os.path.realpath(path)
+        key = path if is_remote(path) else os.path.abspath(path)
         if key in self._mine:
             return self._mine[key]
         try:

@@ -61,8 +61,8 @@ class Comments:
             index = next((column for column in table.columns if column.casefold() == "index"), None)
             if index is None:
                 raise AesError(
-                    f"--comments {path}: no column looks like image names; it has: {', '.join(table.columns)}. "
-                    "Name one of them image"
+                    f"--comments {path}: cannot tell which column names the images; it has: "
+                    f"{', '.join(table.columns)}. Name one of them image"
                 ) from None
             return index
 

@@ -54,10 +54,10 @@ def describe_model(preset: Preset) -> list[str]:
     from dataclasses import asdict, replace
 
     # Nothing is fetched; a file given is loaded.
-    parts = {"encoder": replace(preset.model.encoder, pretrained=False)}
+    unfetched = {"encoder": replace(preset.model.encoder, pretrained=False)}
     if getattr(preset.model, "text", None) is not None:
-        parts["text"] = replace(preset.model.text, pretrained=False)
-    config = replace(preset.model, **parts)
+        unfetched["text"] = replace(preset.model.text, pretrained=False)
+    config = replace(preset.model, **unfetched)
     model = build_model({"architecture": preset.architecture, "model": asdict(config)})
     counts = parameter_counts(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aescli.data.labels import score_to_class
+from aescli.data.labels import rated_class
 from aescli.evaluation.metrics import classification_metrics, regression_metrics
 from aescli.models.momamba import MoMambaOutput, pool_statistics
 from aescli.presets import Preset
@@ -193,7 +193,7 @@ def test_metrics(outputs: MoMambaOutput, samples: Sequence[TrainingSample], pres
         own = outputs.head_scores.numpy()[np.arange(len(head)), head].clip(low, high)
         metrics["own_head"] = regression_metrics(own, truth)
     if outputs.logits is not None:
-        classes = score_to_class(truth, preset.data.class_cuts)
+        classes = rated_class(truth, preset.data.class_cuts)
         p = outputs.logits.softmax(-1).numpy()
         metrics["classes"] = classification_metrics(p.argmax(1), classes, p, p.shape[1])
     for task, values in outputs.routing.items():
@@ -203,13 +203,14 @@ def test_metrics(outputs: MoMambaOutput, samples: Sequence[TrainingSample], pres
 
 def prediction_rows(outputs: MoMambaOutput, samples: Sequence[TrainingSample]) -> list[dict[str, Any]]:
     """What a run keeps of each test picture: its name, its label and the model's answers."""
+    scores = None if outputs.score is None else outputs.score.tolist()
     probabilities = None if outputs.logits is None else outputs.logits.softmax(-1).tolist()
     heads = None if outputs.head_scores is None else outputs.head_scores.tolist()
     return [
         {
             "name": s.name,
             "score": s.score,
-            "predicted": None if outputs.score is None else float(outputs.score[i]),
+            "predicted": None if scores is None else scores[i],
             "heads": None if heads is None else heads[i],
             "probabilities": None if probabilities is None else probabilities[i],
         }

@@ -17,8 +17,7 @@ from aescli import __version__
 from aescli.data.datasets import Dataset, read_dataset
 from aescli.data.duplicates import default_cache, duplicate_groups, fingerprints
 from aescli.data.splits import Split, carve_validation, holdout, kfold, official_fold, official_parts
-from aescli.errors import AesError, UsageError
-from aescli.evaluation.predictions import named
+from aescli.errors import AesError, UsageError, named
 from aescli.models.checkpoint import CHECKPOINT, Card, build_model, save_checkpoint
 from aescli.models.encoders import EncoderConfig, encoder_statistics
 from aescli.models.rounding import settle
@@ -67,7 +66,7 @@ def read_training_data(
     heads = getattr(preset.model, "score_heads", ("",))
     datasets, samples, offsets = [], [], []
     for source in sources:
-        dataset = read_dataset(layout, source, images, expected=preset.model.score_range, **options)
+        dataset = read_dataset(layout, source, images, **options)
         if len(heads) > 1 and dataset.name not in heads:
             raise UsageError(
                 f"--data {source}: {dataset.name} has no score head; model.score_heads: {', '.join(heads)}"
@@ -151,7 +150,8 @@ def _with_whole_photos(dataset: Dataset, source: Path, images: Path | None) -> t
 class Parts:
     """Positions in the joint list; `test` by data set name.
 
-    left_out: training images that are copies or near-duplicates of a test image; none of them trains or validates.
+    left_out: images that are copies or near-duplicates of a test image, or training ones of a validation image; they
+    neither train nor validate.
     """
 
     train: np.ndarray
@@ -218,7 +218,8 @@ def split_data(
             tests[dataset.name] = where[test]
     joint_train, joint_validation = np.concatenate(train), np.concatenate(validation)
     tested = set(data.groups[np.concatenate(list(tests.values()))]) if tests else set()
-    clean = np.array([g not in tested for g in data.groups[joint_train]], bool)
+    kept_apart = tested | set(data.groups[joint_validation])  # an official validation part may hold copies
+    clean = np.array([g not in kept_apart for g in data.groups[joint_train]], bool)
     clean_validation = np.array([g not in tested for g in data.groups[joint_validation]], bool)
     left_out = np.concatenate([joint_train[~clean], joint_validation[~clean_validation]])
     return Parts(joint_train[clean], joint_validation[clean_validation], tests, splits, np.sort(left_out))

@@ -28,7 +28,6 @@ def read_dataset(
     score_columns: Sequence[str] = (),
     comment_column: str | None = None,
     scale: tuple[float, float] | None = None,
-    expected: tuple[float, float] | None = None,
     variant: mebeauty.Variant = "crops",
 ) -> Dataset:
     """Read a labelled data set.
@@ -38,7 +37,6 @@ def read_dataset(
     images: folder of the images (searched recursively); None = the usual place beside the labels.
     match_images: False reads labels only: paths stay as spelt, nothing is reported as missing.
     image_column, score_columns, comment_column, scale: for tables ("csv"); naming a column turns "auto" into "csv".
-    expected: for such tables, the scale to prefer where none is declared and it fits as well as another.
     variant: for MEBeauty, "crops" or "originals".
     Raises AesError when nothing usable is found and UsageError for options that cannot be.
     """
@@ -61,11 +59,14 @@ def read_dataset(
     root = image_root(located, data, images) if match_images else None
     with collector_paused():
         if located.kind != "csv":
-            return _read(located, root, variant)
-        return generic.read(
-            located.parts, root, image_column=image_column, score_columns=score_columns,
-            comment_column=comment_column, scale=scale, expected=expected,
-        )  # fmt: skip
+            dataset = _read(located, root, variant)
+        else:
+            dataset = generic.read(
+                located.parts, root, image_column=image_column, score_columns=score_columns,
+                comment_column=comment_column, scale=scale,
+            )  # fmt: skip
+    dataset.notes.files = dataset.notes.files or located.files
+    return dataset
 
 
 def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dataset:

@@ -64,6 +64,8 @@ class ReadReport:
 
     source: Path
     images: Path | None = None
+    files: list[Path] = field(default_factory=list)
+    """The label files that were read."""
     rows: int = 0
     usable: int = 0
     score_range: tuple[float, float] | None = None

@@ -6,13 +6,13 @@ Knows how to guess what was not named, and says what it guessed; knows no benchm
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from aescli.data.datasets.base import Dataset, LabelRow, Scale, assemble, optional_number, parse_number
-from aescli.data.datasets.parts import Part, notes_of, source_of
+from aescli.data.datasets.base import Dataset, LabelRow, Scale, assemble, optional_number
+from aescli.data.datasets.parts import Part, notes_of, part_named, source_of
 from aescli.data.datasets.tables import Table, looks_like_image, read_table, read_xlsx
 from aescli.errors import AesError
 
@@ -39,7 +39,6 @@ def read(
     score_columns: Sequence[str] = (),
     comment_column: str | None = None,
     scale: Scale | None = None,
-    expected: Scale | None = None,
 ) -> Dataset:
     """A CSV, TSV, semicolon-separated or .xlsx table, or train / val / test lists of one form; all columns that were
     not named scores become groups.
@@ -47,8 +46,7 @@ def read(
     image_column, score_columns: names, guessed where not given. The first score column is the score. Several that
     are named, else it and every further column of numbers, go to `Sample.scores`: any may be a model's attribute.
     comment_column: what people wrote, else a column called comment or caption, if any.
-    scale: declared range of the scores; else the narrowest usual one that holds the score's, or `expected` where that
-    holds them and ends at the same score.
+    scale: declared range of the scores; else the narrowest usual one that holds the score's.
     Columns `fold`, `split`, `std`, `count` and a run such as count_1 … count_10 have their usual meaning.
     Raises AesError where a guess is not possible.
     """
@@ -70,6 +68,10 @@ def read(
         for row in rows:
             row.fold = None if row.fold is None else row.fold + 1
         notes.append(f"folds are numbered from 0: here they are 1 to {max(row.fold or 0 for row in rows)}")
+    unknown = Counter(row.split for row in rows if row.split and part_named(row.split) is None)
+    if unknown and any(part_named(row.split) == "test" for row in rows):
+        shown = ", ".join(f"{name} ({n})" for name, n in unknown.most_common(5))
+        notes.append(f"parts other than train, val and test, which training takes: {shown}")
     for column in columns.scores[1:]:
         absent = sum(column not in row.scores for row in rows)
         if absent:
@@ -82,7 +84,7 @@ def read(
     named_by_folder = source.is_dir() or source.stem == "labels"
     dataset = assemble(
         (source if source.is_dir() else source.parent).resolve().name if named_by_folder else source.stem,
-        rows, source=source, scale=scale or (lambda low, high: _narrowest(usual, low, high, expected)), images=images,
+        rows, source=source, scale=scale or (lambda low, high: _narrowest(usual, low, high)), images=images,
         unreadable=bad, notes=notes, decimal_comma=columns.decimal_comma,
     )  # fmt: skip
     if scale is None:
@@ -133,7 +135,7 @@ class _Columns:
         known = {image, comment, *scores, *distribution, *special.values()}
         # Who names several means these.
         may_be = () if len(score_columns) > 1 else [c for c in table.columns if c not in known]
-        further = [column for column in may_be if _holds_numbers(table, column, decimal_comma)]
+        further = [column for column in may_be if _holds_numbers(table, column, decimal_comma, given=True)]
         return cls(image, scores, further, distribution, comment, special, decimal_comma)
 
     def row(self, source: str, line: int, cells: Mapping[str, str]) -> LabelRow:
@@ -155,21 +157,19 @@ class _Columns:
             if all(value is not None and value >= 0 for value in counts) and sum(counts) > 0:
                 row.counts = tuple(counts)
         several = (*self.scores, *self.further)
-        for column in several if len(several) > 1 else ():
-            with suppress(ValueError):
-                value = parse_number(cells.get(column), decimal_comma=self.decimal_comma)
-                row.scores = {**row.scores, column: value}
+        if len(several) > 1:
+            given = {column: self._number(cells.get(column)) for column in several}
+            row.scores = {column: number for column, number in given.items() if number is not None}
         return row
 
     def _number(self, cell: str | None) -> float | None:
         return optional_number(cell, decimal_comma=self.decimal_comma)
 
 
-def _narrowest(scales: Sequence[Scale], low: float, high: float, expected: Scale | None) -> Scale:
+def _narrowest(scales: Sequence[Scale], low: float, high: float) -> Scale:
     for scale in scales:
         if scale[0] <= low and high <= scale[1]:
-            fits = expected is not None and expected[0] <= low and expected[1] == scale[1]
-            return expected if fits else scale
+            return scale
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -219,10 +219,11 @@ def guess_score_column(
     raise AesError(f"{table.source}: {found}; name the score column with {option}")
 
 
-def _holds_numbers(table: Table, column: str, decimal_comma: bool) -> bool:
-    """Half of the cells suffices: the reader reports the others by line."""
-    cells = [optional_number(row[column], decimal_comma=decimal_comma) for _, row in table.rows]
-    return sum(cell is not None for cell in cells) > len(cells) / 2
+def _holds_numbers(table: Table, column: str, decimal_comma: bool, *, given: bool = False) -> bool:
+    """Half of the cells suffices: the reader reports the others by line. given: instead all that are not empty."""
+    cells = [row[column] for _, row in table.rows if row[column] or not given]
+    numbers = sum(optional_number(cell, decimal_comma=decimal_comma) is not None for cell in cells)
+    return numbers == len(cells) > 0 if given else numbers > len(cells) / 2
 
 
 def _distribution_columns(table: Table) -> list[str]:

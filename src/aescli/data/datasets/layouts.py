@@ -43,7 +43,6 @@ _IMAGE_FOLDERS = (
 )  # fmt: skip
 _LABEL_FOLDERS = ("annotation", "annotations", "label", "labels", "imgListFiles_label")
 _TEXTS = ("readme", "license", "licence", "notice")
-_AADB_TEST = "AADB_newtest_originalSize"
 _MERGED = "merge"  # in TAD66K's labels, beside the lists by theme
 
 # What a folder may hold at once: the first that is there is the data set (PARA's ratings have its means beside them).
@@ -62,6 +61,13 @@ class Located:
     kind: str
     source: Path
     parts: tuple[Part, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The label files: the parts, else what the folder holds."""
+        if self.parts or not self.source.is_dir():
+            return [part.path for part in self.parts] or [self.source]
+        return [path for path in self.source.rglob("*") if path.suffix.lower() in _TABLE_SUFFIXES]
 
 
 def locate(kind: str, data: Path) -> Located:
@@ -187,7 +193,9 @@ def image_root(located: Located, data: Path, images: Path | str | None) -> Path:
         if label_folder.name.casefold() in map(str.casefold, _LABEL_FOLDERS):
             homes.append(label_folder.parent)
     for home in homes:
-        if (home / _AADB_TEST).is_dir():  # AADB's test images lie beside the folder of the others
+        if (
+            home / scored.AADB_ORIGINALS[1]
+        ).is_dir():  # AADB's test images lie beside the folder of the others
             return home
         for folder in _IMAGE_FOLDERS:
             if (home / folder).is_dir():

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PARTS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+
+
+def part_named(word: str | None) -> str | None:
+    """ "train", "val" or "test" for what a split column calls it; None for another word, or none."""
+    return _PARTS.get((word or "").strip().casefold())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
 from aescli.data.datasets.parts import Part, notes_of, source_of
 from aescli.data.datasets.tables import TableStream, looks_like_image, stream_table
+from aescli.errors import AesError
 
 ATTRIBUTES = {
     "aesthetic": "aestheticScore",
@@ -35,6 +36,9 @@ ATTRIBUTES = {
 
 _AADB_LIST = re.compile(r"imgList(Train|Validation|Test|TestNew)Regression_score\.txt", re.IGNORECASE)
 
+AADB_ORIGINALS = ("datasetImages_originalSize", "AADB_newtest_originalSize")
+"""AADB's folders of images as published: of the train and validation lists, and of the test list."""
+
 PARA_SCALE = (1.0, 5.0)
 PARA_STEPS = tuple(1 + k / 2 for k in range(9))
 """The scores that a person could give: 1, 1.5, …, 5."""
@@ -49,10 +53,11 @@ def read_aadb(parts: Sequence[Part], images: Path | None) -> Dataset:
 def find_aadb_lists(files: Iterable[Path]) -> list[Part]:
     """AADB's official lists of scores among the files (those of its attributes lie beside them); [] without any."""
     found: dict[str, Part] = {}
-    for path in sorted(files):  # TestNew after Test, which it replaces
+    for path in files:
         if match := _AADB_LIST.fullmatch(path.name):
             split = {"train": "train", "validation": "val"}.get(match[1].casefold(), "test")
-            found[split] = Part(path, split)
+            if split not in found or match[1].casefold() == "testnew":  # which replaces Test
+                found[split] = Part(path, split)
     return [found[split] for split in ("train", "val", "test") if split in found]
 
 
@@ -115,10 +120,14 @@ def _assemble(name: str, read, parts: Sequence[Part], images: Path | None, scale
 def _plain(column: str):
     def read(table: TableStream, notes: list[str]) -> Iterator[LabelRow]:
         source, headless = str(table.source), table.columns[0] == "1"
+        if headless and len(table.columns) < 2:
+            raise AesError(f"{source} has one column; it needs an image and its score")
         image, score = (0, 1) if headless else (table.position(column), table.position("score"))
         split = table.positions(("split",)).get("split")
         for line, cells in table:
             row = LabelRow(source, line, cells[image], cells[score])
+            if headless:  # of the two sizes of AADB's images the original one, where both are there
+                row.files = (*(f"{folder}/{row.name}" for folder in AADB_ORIGINALS), row.name)
             row.split = cells[split] or None if split is not None else None
             yield row
 

@@ -10,6 +10,7 @@ import csv
 import difflib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,15 +173,12 @@ def _encoding(path: Path) -> tuple[str, str]:
         with path.open("rb") as file:
             marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             file.seek(0)
-            if marked:
-                tried = [("utf-16", "strict")]
-            else:
-                whole, halves = _utf8_characters(file)
-                tried = [
-                    ("utf-8-sig", "surrogateescape" if whole > halves else "strict"),
-                    ("cp1252", "strict"),
-                ]
-            for encoding, errors in tried:
+            for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+                errors = "strict"
+                if encoding == "cp1252":
+                    file.seek(0)
+                    if _mostly_utf8(file):
+                        encoding, errors = "utf-8-sig", "surrogateescape"
                 file.seek(0)
                 decoder = codecs.getincrementaldecoder(encoding)(errors)
                 try:
@@ -196,18 +194,18 @@ def _encoding(path: Path) -> tuple[str, str]:
     raise AesError(f"{path} is not a text file")
 
 
-def _utf8_characters(file: IO[bytes]) -> tuple[int, int]:
-    """(characters beyond ASCII, bytes that are none) of a file read as UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+def _mostly_utf8(file: IO[bytes]) -> bool:
+    """Whether a file that is not UTF-8 throughout has more characters of it than bytes that are none."""
     whole = halves = 0
     while block := file.read(1 << 20):
-        if block.isascii():
-            continue  # a character that the last block began cannot end in it, and is counted with the next one
-        for character in filter(lambda c: c > "\x7f", decoder.decode(block)):
-            half = "\udc80" <= character <= "\udcff"
-            halves += half
-            whole += not half
-    return whole, halves
+        characters = _UTF8.findall(block)
+        whole += len(characters)
+        halves += len(_BEYOND_ASCII.findall(block)) - sum(map(len, characters))
+    return whole > halves
 
 
 def read_xlsx(path: Path) -> Table:

@@ -16,12 +16,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
 from aescli.data.datasets.parts import Part, notes_of, source_of
 from aescli.data.datasets.tables import TableStream, read_lines, read_text, stream_table
-from aescli.data.finding import known_suffixes
+from aescli.data.finding import find_images, known_suffixes
 from aescli.errors import AesError
 
 BINS = {"ava": 10, "ava-captions": 10, "photonet": 7, "photonet-captions": 7}
@@ -54,9 +55,16 @@ def read_ava_json(parts: Sequence[Part], images: Path | None) -> Dataset:
 def read_photonet_text(parts: Sequence[Part], images: Path | None) -> Dataset:
     """`photonet_dataset.txt`: index, photo id, number of votes, mean, deviation, votes for 1..7, between blanks.
 
-    Copies of the data set name an image by its id or by its index.
+    Copies of the data set name their images by id or by index; which, the files tell, since one image's index may be
+    another's id.
     """
-    return _assemble("photonet", _photonet_lines, parts, images)
+    column = 1
+    if images is not None and images.is_dir():
+        stems = {os.path.splitext(os.path.basename(found.path))[0] for found in find_images([images])}
+        rows = [line.split() for part in parts for _, line in read_lines(part.path)]
+        hits = [sum(len(row) > 1 and row[k] in stems for row in rows) for k in (0, 1)]
+        column = 0 if hits[0] > hits[1] else 1
+    return _assemble("photonet", partial(_photonet_lines, column=column), parts, images)
 
 
 def read_captions_json(parts: Sequence[Part], images: Path | None) -> Dataset:
@@ -65,7 +73,9 @@ def read_captions_json(parts: Sequence[Part], images: Path | None) -> Dataset:
     The images that have both captions and votes; an entry's split counts where it has one. Raises AesError where
     AVA.txt is missing or the JSON is another one.
     """
-    return _assemble("ava-captions", _captioned, parts, images)
+    dataset = _assemble("ava-captions", _captioned, parts, images)
+    dataset.notes.files = [path for part in parts for path in (part.path, _votes_beside(part.path))]
+    return dataset
 
 
 def read_votes_csv(name: str, parts: Sequence[Part], images: Path | None) -> Dataset:
@@ -87,7 +97,9 @@ def is_ava_text(path: Path) -> bool:
 def is_photonet_text(path: Path) -> bool:
     """One of the first lines is twelve numbers, whole ones but for the mean and the deviation."""
     return any(
-        len(words) == _PHOTONET_WIDTH and all(optional_number(word) is not None for word in words)
+        len(words) == _PHOTONET_WIDTH
+        and all(word.isdecimal() for word in (*words[:3], *words[5:]))
+        and all(optional_number(word) is not None for word in words)
         for words in (line.split() for _, line in itertools.islice(read_lines(path), 5))
     )
 
@@ -133,10 +145,8 @@ class _Votes:
             self._numbers[word] = value
         return value
 
-    def add(
-        self, source: str, line: int | None, image: str, votes: Sequence[object], also: str = ""
-    ) -> LabelRow | None:
-        """A new row for the image, which a file may also be named after `also`; None where the votes are unusable."""
+    def add(self, source: str, line: int | None, image: str, votes: Sequence[object]) -> LabelRow | None:
+        """A new row for the image; None where the votes are unusable."""
         plain = image.isdecimal() or os.path.splitext(image)[1].lower() not in known_suffixes()
         name = f"{image}.jpg" if plain else image
         try:
@@ -157,8 +167,6 @@ class _Votes:
         mean = sum([k * count for k, count in enumerate(counts, start=1)]) / total
         square = sum([k * k * count for k, count in enumerate(counts, start=1)]) / total
         row = LabelRow(source, line, name, mean, files=(name, image) if plain else (), counts=counts)
-        if also:
-            row.files = (*row.files, f"{also}.jpg")
         row.std = math.sqrt(max(square - mean * mean, 0.0))
         row.n_ratings = round(total) if all(count.is_integer() for count in counts) else None
         return row
@@ -232,7 +240,7 @@ def _ava_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
             yield row
 
 
-def _photonet_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
+def _photonet_lines(part: Part, votes: _Votes, column: int) -> Iterator[LabelRow]:
     source = str(part.path)
     for line, text in read_lines(part.path):
         words = text.split()
@@ -242,7 +250,7 @@ def _photonet_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
                 reason = "no photo id"
             votes.bad.append(Problem(source, line, words[1] if len(words) > 1 else words[0], reason))
             continue
-        row = votes.add(source, line, words[1], words[5:], also=words[0])
+        row = votes.add(source, line, words[column], words[5:])
         if row is not None:
             row.split = part.split
             stated = optional_number(words[3])
@@ -253,31 +261,32 @@ def _photonet_lines(part: Part, votes: _Votes) -> Iterator[LabelRow]:
 
 def _captioned(part: Part, votes: _Votes) -> Iterator[LabelRow]:
     captions = _captions(part.path)
-    ava = next(
-        (p for p in sorted(part.path.parent.iterdir()) if p.name.casefold() == AVA_TEXT.casefold()), None
-    )
-    if ava is None:
-        raise AesError(f"{part.path} has captions and no votes; put {AVA_TEXT} beside it")
-    for row in _ava_lines(Part(ava), votes):
+    for row in _ava_lines(Part(_votes_beside(part.path)), votes):
         if (found := captions.pop(row.name, None)) is not None:
             row.comment, row.split = found[0] or None, part.split or found[1]
             yield row
     votes.bad += [Problem(str(part.path), None, name, f"not in {AVA_TEXT}") for name in captions]
 
 
+def _votes_beside(captions: Path) -> Path:
+    """AVA.txt in the folder of the captions. Raises AesError without it."""
+    for path in sorted(captions.parent.iterdir()):
+        if path.name.casefold() == AVA_TEXT.casefold():
+            return path
+    raise AesError(f"{captions} has captions and no votes; put {AVA_TEXT} beside it")
+
+
 def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
-    """Image name → (its sentences, its split)."""
+    """Image name → (the sentences of all its entries, its split)."""
+    found: dict[str, tuple[str, str | None]] = {}
     try:
-        entries = json.loads(read_text(path))["images"]
-        return {
-            str(entry["filename"]).strip(): (
-                " ".join(
-                    str(s.get("clean") or s.get("raw") or "").strip() for s in entry["sentences"]
-                ).strip(),
-                str(entry["split"]) if entry.get("split") else None,
-            )
-            for entry in entries
-        }
+        for entry in json.loads(read_text(path))["images"]:
+            name = str(entry["filename"]).strip()
+            before = found.get(name, ("", None))[0]
+            sentences = [str(s.get("clean") or s.get("raw") or "").strip() for s in entry["sentences"]]
+            text = " ".join(filter(None, [before, *sentences]))
+            found[name] = (text, str(entry["split"]) if entry.get("split") else None)
+        return found
     except (ValueError, RecursionError) as error:
         raise AesError(f"{path} is not valid JSON: {error}") from None
     except (KeyError, TypeError, AttributeError):
