@@ -421,3 +421,16 @@ def test_lists_of_labels_are_not_replaced_either(faces, capsys):
     (faces / "link.csv").symlink_to("nowhere/x.csv")
     assert run(*words, "--score-column", "score", "--out", faces / "link.csv") == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_a_models_folder(faces, capsys):
+    (faces / "m").mkdir()
+    (faces / "m" / "model.safetensors").write_bytes(b"weights")
+    words = ["--model", faces / "m", "--out", faces / "m" / "model.safetensors", "-f", "csv"]
+    for command in (
+        ["eval", "--data", faces / "labels.csv", "--images", faces / "images"],
+        ["score", faces / "images"],
+    ):
+        assert run(*command, *words) == 2
+        assert "lies in the folder of a model" in capsys.readouterr().err
+    assert (faces / "m" / "model.safetensors").read_bytes() == b"weights"

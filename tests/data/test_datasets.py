@@ -538,7 +538,7 @@ def test_real_sophoappeal():
 
 def test_lists_of_train_and_test_in_any_form(tmp_path):
     write(tmp_path / "train.csv", "picture;rating;light\na.jpg;2,5;1\nb.jpg;4;2\n")
-    write(tmp_path / "test.csv", "light;picture;rating\n3;c.jpg;9,5\n")
+    write(tmp_path / "test.csv", "Light,Picture,Rating\n3,c.jpg,9.5\n")
     dataset = read_dataset("auto", tmp_path, match_images=False)
     assert (dataset.name, dataset.scale) == (tmp_path.name, (1.0, 10.0))
     assert [(s.name, s.score, s.split) for s in dataset.samples] == [
@@ -546,6 +546,7 @@ def test_lists_of_train_and_test_in_any_form(tmp_path):
         ("b.jpg", 4, "train"),
         ("c.jpg", 9.5, "test"),
     ]
+    assert [s.scores["light"] for s in dataset.samples] == [1, 2, 3]
     write(tmp_path / "test.csv", "picture;marks\nc.jpg;9,5\n")
     with pytest.raises(AesError, match=r"test\.csv has no column 'rating'"):
         read_dataset("auto", tmp_path, match_images=False)

@@ -537,13 +537,22 @@ def test_ava_captions_as_published(tmp_path):
         assert dataset.samples[0].counts == tuple(VOTES["953619"])
         assert [(p.name, p.reason) for p in dataset.notes.bad] == [("1.jpg", "not in AVA.txt")]
     assert read_dataset("auto", tmp_path, match_images=False).name == "ava"
+    # Without splits of its own, AVA's; names without a suffix; two files of captions are asked about.
+    bare = [{"filename": name, "sentences": sentences} for name in ("953619", "953958")]
+    path.write_text(json.dumps({"images": bare}))
+    write(tmp_path / "aesthetics_image_lists" / "generic_test.jpgl", "953958\n")
+    splits = {s.name: s.split for s in read_dataset("auto", path, match_images=False).samples}
+    assert splits == {"953619.jpg": "train", "953958.jpg": "test"}
+    write(tmp_path / "MORE.json", json.dumps({"images": bare}))
+    with pytest.raises(AesError, match=r"holds 2 files of captions \(.*\); name one"):
+        read_dataset("ava-captions", tmp_path, match_images=False)
 
 
 def test_a_list_of_images_and_scores_between_blanks(tmp_path):
-    path = write(tmp_path / "means.txt", " a.jpg 0.61\n b.jpg  0.25\n\n c.png\t0.5\n")
+    path = write(tmp_path / "means.txt", " a.jpg 0.61 \n b.jpg  0.25\n\n c.png\t0.5\nd.jpg\n")
     dataset = read_dataset("auto", path, match_images=False)
     assert (dataset.name, dataset.scale) == ("means", (0.0, 1.0))
-    assert [(s.name, s.score) for s in dataset.samples] == [("a.jpg", 0.61), ("b.jpg", 0.25)]
+    assert [(s.name, s.score) for s in dataset.samples] == [("a.jpg", 0.61), ("b.jpg", 0.25), ("c.png", 0.5)]
     assert len(dataset.notes.bad) == 1
 
 

@@ -590,3 +590,14 @@ def test_labels_carried_along_in_a_predictions_file_are_no_attributes(tmp_path):
     )
     assert result.attributes == []
     assert any("columns of the predictions are the labels': mos, gender" in note for note in result.notes)
+
+
+def test_classes_of_other_boundaries_are_noticed(tmp_path):
+    lines = [f"{name},,,{score},{1 + (score > 3)},,\n" for name, score in TRUE.items()]
+    (tmp_path / "p.csv").write_text("path,face_index,face,score,class,class_prob,error\n" + "".join(lines))
+    told = "the column 'class' has other boundaries than"
+    for cuts, wrong in ((None, True), ((3.0,), False)):
+        result = evaluate(
+            read_predictions(tmp_path / "p.csv"), dataset_of(tmp_path, TRUE), resamples=0, cuts=cuts
+        )
+        assert any(told in note for note in result.notes) == wrong

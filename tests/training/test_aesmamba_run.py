@@ -13,7 +13,7 @@ from PIL import Image
 
 from aescli import cli
 from aescli.data.datasets.scored import ATTRIBUTES
-from aescli.data.splits import Split
+from aescli.data.splits import Split, holdout
 from aescli.errors import AesError, UsageError
 from aescli.models.aesmamba import PARA_ATTRIBUTES
 from aescli.models.checkpoint import load_checkpoint
@@ -207,6 +207,7 @@ def test_pictures_that_cannot_be_decoded_are_named_and_left_out(para, tmp_path):
     said = next(line for line in lines if "cannot be decoded" in line)
     assert said.startswith("para: 3 images cannot be decoded and are left out (")
     assert all(str(path) in said for path in broken)
+    assert data.undecodable == sorted(map(str, broken))
     for path in para.rglob("*.jpg"):
         path.write_bytes(b"x")
     with pytest.raises(AesError, match="none of its 40 images can be decoded"):
@@ -276,6 +277,25 @@ def test_a_name_that_is_not_utf_8_trains_and_is_written_down(para, tmp_path):
     assert len(data.datasets[0]) == 40
     parts.splits[0].save(tmp_path / "split.json")
     assert Split.load(tmp_path / "split.json").digest == parts.splits[0].digest
+
+
+def test_an_attribute_that_is_the_score_and_another_column_is_refused(para, tmp_path):
+    pictures = sorted((para / "imgs").rglob("*.jpg"))
+    lines = [f"{p.relative_to(para)},{1 + i % 5},{5 - i % 5}\n" for i, p in enumerate(pictures)]
+    (para / "mine.csv").write_text("image,score,light\n" + "".join(lines))
+    preset = _preset(tmp_path, {"attributes": [{"name": "light", "scale": [1, 5]}]})
+    with pytest.raises(
+        UsageError, match="'light' is the model's score, and --data has a column of this name"
+    ):
+        _train(preset, para / "mine.csv", tmp_path / "run")
+
+
+def test_a_split_of_another_data_set_is_refused(para, tmp_path):
+    preset = _preset(tmp_path, _para_model())
+    data = read_training_data(preset, [para])
+    holdout(replace(data.datasets[0], name="other"), seed=0).save(tmp_path / "other.json")
+    with pytest.raises(UsageError, match="--split: made for the data set other; this run has para"):
+        split_data(data, preset, None, [tmp_path / "other.json"])
 
 
 def test_mixup_is_refused(para, tmp_path):

@@ -193,7 +193,7 @@ def evaluate(
 
         prepare(report, repeats or [])  # what it lacks is said before the model works
     split_file = split.rpartition(":")[0] if split else None
-    _check_out(out, data, predictions, against, split_file, model)
+    _check_out(out, data, predictions, split_file, models=[model, against])
 
     from aescli.runtime import keep_freed_memory, one_thread_per_operation
 
@@ -381,12 +381,17 @@ def _columns(text: str) -> tuple[str, str]:
     return image.strip(), score.strip()
 
 
-def _check_out(out: Path | None, *read: str | Path | None) -> None:
+def _check_out(out: Path | None, *read: str | Path | None, models: Sequence[str | None] = ()) -> None:
     """AesError for a result that will find no place or would take that of an image or of what is `read`, before
     anything is measured."""
     if out is None or str(out) == "-":
         return
-    require_outputs(str(out), None, [str(path) for path in read if path is not None])
+    require_outputs(
+        str(out),
+        None,
+        [str(path) for path in read if path is not None],
+        [str(m) for m in models if m is not None],
+    )
     if out.is_dir():
         raise AesError(f"--out {out} is a folder; name a file in it")
     folder = Path(os.path.realpath(out)).parent

@@ -198,7 +198,8 @@ def score(
 
     if out == "-":
         out = None
-    require_outputs(out, gallery, [*paths, *([comments] if comments else [])])
+    models = [*filter(None, [model]), *(user or ())]
+    require_outputs(out, gallery, [*paths, *([comments] if comments else [])], models)
     require_local(paths, link_to=link_to, xmp=xmp and not copy_to)
     if engine is Engine.ray:
         from aescli.scoring.ray_engine import check_options, require_ray

@@ -34,16 +34,21 @@ def require_stream(kind: str, *, resume: bool, no_clobber: bool) -> None:
         raise UsageError("Parquet is not for a terminal; give --out scores.parquet or another --format")
 
 
-def require_outputs(out: str | None, gallery: str | None, inputs: Sequence[str]) -> None:
+def require_outputs(
+    out: str | None, gallery: str | None, inputs: Sequence[str], models: Sequence[str] = ()
+) -> None:
     """UsageError where --out or --gallery would replace an image, something that is read, or each other.
 
-    inputs: the paths to score and files of options, as given.
+    inputs: the paths to score and files of options, as given. models: of the run and its people; where they are
+    folders, nothing goes into them.
     """
     if gallery == "-":
         raise UsageError("--gallery -: a page needs a file; name it, such as gallery.html")
     if gallery is not None and Path(gallery).suffix.lower() not in _PAGES and not os.path.isdir(gallery):
         raise UsageError(f"--gallery {printable(gallery)}: give a name that ends in .html")
-    read = {os.path.realpath(name) for text in inputs if os.path.isfile(name := text.removeprefix("@"))}
+    named = (*(text.removeprefix("@") for text in inputs), *models)
+    read = {os.path.realpath(name) for name in named if os.path.isfile(name)}
+    folders = [Path(os.path.realpath(name)) for name in models if os.path.isdir(name)]
     for option, path in (("--out", out), ("--gallery", gallery)):
         if path is None:
             continue
@@ -52,6 +57,8 @@ def require_outputs(out: str | None, gallery: str | None, inputs: Sequence[str])
             raise UsageError(f"{name}: cannot be an address; write to a file and copy it there")
         if os.path.realpath(path) in read:
             raise UsageError(f"{name}: this file is read by the run; give another name")
+        if any(folder in Path(os.path.realpath(path)).parents for folder in folders):
+            raise UsageError(f"{name}: lies in the folder of a model; write to another one")
         if Path(os.path.realpath(path)).suffix.lower() in known_suffixes() or _is_image(path):
             raise UsageError(f"{name}: an image is never replaced by results; give another name")
     if out and gallery and os.path.realpath(out) == os.path.realpath(gallery):

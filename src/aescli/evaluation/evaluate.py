@@ -231,6 +231,13 @@ def _arrays(
         notes.append(f"the column 'class' is not used: {stated.count(None)} rows have none")
     if not wrong and None not in stated:
         pred_class = np.array(stated, dtype=np.int64)
+        agree = float((pred_class == rated_class(pred, cuts)).mean())
+        if probabilities is None and agree < 0.5:
+            shown = ", ".join(f"{cut:g}" for cut in cuts)
+            notes.append(
+                f"the column 'class' has other boundaries than {shown} ({agree:.0%} agree with the scores); "
+                "name them with --cuts"
+            )
     elif probabilities is not None:
         pred_class = probabilities.argmax(axis=1)
         notes.append("predicted classes taken from the largest probability")

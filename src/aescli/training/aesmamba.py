@@ -83,6 +83,14 @@ class AesMambaObjective(Objective):
                     f"model.attributes: no training picture has a score for {attribute.name!r}; "
                     "name the attributes that the data set has"
                 )
+            if a == model.score_index and any(
+                abs(samples[i].scores.get(attribute.name, samples[i].score) - samples[i].score) > 1e-6
+                for i in train
+            ):
+                raise UsageError(
+                    f"model.attributes: {attribute.name!r} is the model's score, and --data has a column of this name "
+                    "beside its score; make it the score with --score-column, or name another with model.score"
+                )
             low, high = attribute.scale
             if (scores[train, a] < low - 1e-6).any() or (scores[train, a] > high + 1e-6).any():
                 raise UsageError(

@@ -34,7 +34,7 @@ FOLDS = 5
 
 @dataclass
 class TrainingData:
-    """The data sets of a run as one list; `offsets[i]` is where data set i begins."""
+    """The data sets of a run as one list; `offsets[i]` is where data set i begins. `undecodable`: files left out."""
 
     datasets: list[Dataset]
     pictures: Pictures
@@ -42,6 +42,7 @@ class TrainingData:
     content: list[str]
     bits: np.ndarray
     offsets: list[int] = field(default_factory=list)
+    undecodable: list[str] = field(default_factory=list)
 
     def of(self, number: int) -> np.ndarray:
         return np.arange(self.offsets[number], self.offsets[number] + len(self.datasets[number]))
@@ -98,11 +99,13 @@ def read_training_data(
     log(f"{len(samples)} images: finding {what}")
     broken: dict[int, str] = {}
     prints = fingerprints([s.path for s in samples], cache=default_cache(), unreadable=broken)
+    undecodable = sorted({str(samples[i].path) for i in broken})
     if broken:
         prints = prints.subset([i for i in range(len(samples)) if i not in broken])
         datasets, samples, offsets = _without(broken, datasets, samples, offsets, log)
     pictures = Pictures(samples, preset.preprocessing, preset.train.seed)
-    return TrainingData(datasets, pictures, duplicate_groups(prints), prints.content, prints.bits, offsets)
+    groups = duplicate_groups(prints)
+    return TrainingData(datasets, pictures, groups, prints.content, prints.bits, offsets, undecodable)
 
 
 def _without(
@@ -177,6 +180,9 @@ def split_data(
     """
     train, validation, tests, splits = [], [], {}, []
     saved = {s.dataset: s for s in (Split.load(path) for path in split_files)}
+    if unused := set(saved) - {dataset.name for dataset in data.datasets}:
+        names = ", ".join(dataset.name for dataset in data.datasets)
+        raise UsageError(f"--split: made for the data set {', '.join(sorted(unused))}; this run has {names}")
     seed = preset.train.seed
     for number, dataset in enumerate(data.datasets):
         where = data.of(number)
@@ -277,9 +283,8 @@ def train_model(
         left_out = [samples[i].name for i in parts.left_out]
         counts = {"train": len(parts.train), "validation": len(parts.validation),
                   "test": {k: len(v) for k, v in parts.test.items()}}  # fmt: skip
-        begin(
-            out, preset, parts.splits, {"device": str(device), **counts, "left_out": left_out}, resume=resume
-        )
+        further = {"left_out": left_out, "undecodable": data.undecodable}
+        begin(out, preset, parts.splits, {"device": str(device), **counts, **further}, resume=resume)
     trainer = Trainer(
         model,
         source,

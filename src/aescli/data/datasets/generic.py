@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aescli.data.datasets.base import Dataset, LabelRow, Scale, assemble, optional_number
@@ -59,7 +59,13 @@ def read(
     for part, table in zip(parts, tables, strict=True):
         for column in (columns.image, columns.scores[0]):
             table.column(column)  # raises where a list is of another form
-        found = [columns.row(str(part.path), line, cells) for line, cells in table.rows]
+        spelt = {column.casefold(): column for column in tables[0].columns}
+        names = [spelt.get(column.casefold(), column) for column in table.columns]
+        form = replace(columns, decimal_comma=table.delimiter not in ", ")
+        found = [
+            form.row(str(part.path), line, dict(zip(names, cells.values(), strict=True)))
+            for line, cells in table.rows
+        ]
         for row in found:
             row.split = part.split or row.split
         rows += found
@@ -85,7 +91,7 @@ def read(
     dataset = assemble(
         (source if source.is_dir() else source.parent).resolve().name if named_by_folder else source.stem,
         rows, source=source, scale=scale or (lambda low, high: _narrowest(usual, low, high)), images=images,
-        unreadable=bad, notes=notes, decimal_comma=columns.decimal_comma,
+        unreadable=bad, notes=notes, decimal_comma=any(table.delimiter not in ", " for table in tables),
     )  # fmt: skip
     if scale is None:
         low, high = dataset.scale

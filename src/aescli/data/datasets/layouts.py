@@ -94,6 +94,9 @@ def locate(kind: str, data: Path) -> Located:
         captions = [path for path in _tables(data, (".json",)) if votes.is_captions_json(path)]
         if len(captions) == 1:
             return Located(kind, captions[0], (Part(captions[0]),))
+        if captions:
+            names = ", ".join(path.name for path in captions)
+            raise AesError(f"{data} holds {len(captions)} files of captions ({names}); name one with --data")
     if kind in ("auto", "scut-fbp"):
         books = sorted(path for path in data.rglob("*.xlsx") if "attractiveness" in path.name.casefold())
         if len(books) == 1:

@@ -132,6 +132,9 @@ def _rows(
     with path.open(encoding=encoding[0], errors=encoding[1], newline="") as file:
         for _ in range(skip):
             file.readline()
+        if delimiter == " ":  # any blanks, at the end of a line too
+            yield from ((n, text.split()) for n, text in enumerate(file, 1 + skip) if text.strip())
+            return
         quotes = 0
 
         def lines() -> Iterator[str]:

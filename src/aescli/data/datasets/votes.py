@@ -263,7 +263,7 @@ def _captioned(part: Part, votes: _Votes) -> Iterator[LabelRow]:
     captions = _captions(part.path)
     for row in _ava_lines(Part(_votes_beside(part.path)), votes):
         if (found := captions.pop(row.name, None)) is not None:
-            row.comment, row.split = found[0] or None, part.split or found[1]
+            row.comment, row.split = found[0] or None, part.split or found[1] or row.split
             yield row
     votes.bad += [Problem(str(part.path), None, name, f"not in {AVA_TEXT}") for name in captions]
 
@@ -282,6 +282,7 @@ def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
     try:
         for entry in json.loads(read_text(path))["images"]:
             name = str(entry["filename"]).strip()
+            name = f"{name}.jpg" if name.isdecimal() else name
             before = found.get(name, ("", None))[0]
             sentences = [str(s.get("clean") or s.get("raw") or "").strip() for s in entry["sentences"]]
             text = " ".join(filter(None, [before, *sentences]))
