@@ -13,6 +13,7 @@ from typing import IO
 
 from aescli.errors import AesError
 
+_TEXT = ("utf-8", "backslashreplace")
 _OWN_STREAM = re.compile(r"/dev/(stdout|stderr)|/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 
 
@@ -72,11 +73,16 @@ def open_stream(path: str | os.PathLike[str]) -> IO[bytes] | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else open(path, "wb")
 
 
+def write_text(path: Path, text: str) -> None:
+    """UTF-8; half characters, as in names that are not UTF-8, as \\udcff, which is how JSON has them."""
+    path.write_text(text, *_TEXT)
+
+
 def write_whole(files: Mapping[Path, str]) -> None:
     """Write UTF-8 text files, line ends as given, each of which is either the old or the new one.
 
     None gets its name before all are complete; what is no file (`open_stream`) is written into, and of a link the file
-    behind it. Half characters, as in names that are not UTF-8, are written as \\udcff, in JSON as it has them.
+    behind it. Half characters are those of `write_text`.
     Raises AesError that names the file where one cannot be written.
     """
     places = {path: Path(os.path.realpath(path)) for path in files}
@@ -84,7 +90,7 @@ def write_whole(files: Mapping[Path, str]) -> None:
     path = None
     try:
         for path, text in files.items():
-            data = text.encode("utf-8", "backslashreplace")
+            data = text.encode(*_TEXT)
             if (stream := open_stream(path)) is not None:
                 with stream:
                     stream.write(data)

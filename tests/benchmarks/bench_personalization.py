@@ -72,9 +72,8 @@ class Study:
         self.fold, net = np.zeros(n, int), np.zeros(n)
         for k in range(1, 6):
             for row in json.loads((options.runs / f"fold{k}" / "test_mebeauty.json").read_text()):
-                if (
-                    i := place.get(row["name"])
-                ) is None:  # a photo without a crop, which some recipes use whole
+                i = place.get(row["name"])
+                if i is None:  # a photo without a crop, which some recipes use whole
                     continue
                 # The bundled model's own mixture of its two score heads.
                 self.fold[i], net[i] = k, row["heads"] @ np.array([0.2, 0.8])

@@ -430,6 +430,7 @@ def test_nothing_is_written_into_a_models_folder(faces, capsys):
     for command in (
         ["eval", "--data", faces / "labels.csv", "--images", faces / "images"],
         ["score", faces / "images"],
+        ["eval", "--data", faces / "images", "--personalized"],
     ):
         assert run(*command, *words) == 2
         assert "lies in the folder of a model" in capsys.readouterr().err

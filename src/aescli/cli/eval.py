@@ -133,9 +133,8 @@ def evaluate(
     """
     if personalized:
         among = out is not None and out.exists() and data.resolve() in out.resolve().parents
-        _check_out(
-            out, data, user_info, model, out if among else None
-        )  # which of them are read is known later
+        # Which files of a folder are read is known later.
+        _check_out(out, data, user_info, out if among else None, models=[model])
         _refuse(
             "--personalized measures a model on people's own ratings; leave out",
             ("--predictions", predictions), ("--raters", raters), ("--fold", fold), ("--split", split),

@@ -6,7 +6,6 @@ It knows the command line. The protocol is `aescli.personalization`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +18,7 @@ from aescli.errors import AesError, UsageError
 if TYPE_CHECKING:
     from aescli.data.datasets.ratings import RatingsTable
     from aescli.personalization.measuring import Drawn, Plan
-    from aescli.personalization.protocol import Answer, Choose
+    from aescli.personalization.protocol import Answer, Choose, Rater
     from aescli.personalization.results import Measured
     from aescli.scoring.predictor import Predictor
 
@@ -133,7 +132,7 @@ def evaluate_personalized(
     """Read the ratings, run the plan, and say on standard error what is worth knowing about both."""
     from aescli.data.datasets.ratings import RATING_KINDS, read_ratings
     from aescli.models.checkpoint import chosen_model
-    from aescli.personalization.measuring import draw, placed, raters_in, run_plan
+    from aescli.personalization.measuring import draw, raters_in, run_plan
     from aescli.personalization.results import Measured
     from aescli.scoring import predictor as predictors
 
@@ -147,15 +146,10 @@ def evaluate_personalized(
     predictor = predictors.load_predictor(model, task=task, device=device, dtype=dtype)
     spec = chosen_model(model, task)
     seen = _trained_on(table.paths, spec, quiet=quiet)
-    if seen:
-        fresh = placed(raters, {i: i for i in range(len(table.paths)) if i not in seen})
-        with suppress(AesError):  # nobody has enough ratings of these
-            unseen = draw(fresh, plan)
-            as_many = all(len(unseen.by_shots.get(k, ())) == len(run) for k, run in drawn.by_shots.items())
-            if as_many:
-                drawn = unseen
-                said = f"{len(seen)} rated images that the model was trained on, or near-duplicates, are left out"
-                note(f"aes: {said}", quiet=quiet)
+    if seen and (unseen := _of_unseen(raters, drawn, plan, seen)) is not None:
+        drawn = unseen
+        said = f"{len(seen)} rated images that the model was trained on, or near-duplicates, are left out"
+        note(f"aes: {said}", quiet=quiet)
     trained_on = len(seen.intersection(drawn.images(False)))
     drawn, answer, choose, method, origin = _learner(
         table, drawn, predictor, spec, faces, workers, quiet=quiet
@@ -166,6 +160,19 @@ def evaluate_personalized(
         note(f"aes: {shots} shots left out: {reason}", quiet=quiet)
     taught = f"raters of {table.name}".casefold() in origin.casefold()
     return Measured(table.name, Path(spec).name, method, plan, tuple(results), trained_on, taught)
+
+
+def _of_unseen(raters: list[Rater], drawn: Drawn, plan: Plan, seen: set[int]) -> Drawn | None:
+    """The draw from the images that are not `seen`; None where fewer people have enough ratings of these."""
+    from aescli.personalization.measuring import draw, placed
+
+    positions = {int(i) for rater in raters for i in rater.positions} - seen
+    try:
+        unseen = draw(placed(raters, {i: i for i in positions}), plan)
+    except AesError:
+        return None
+    as_many = all(len(unseen.by_shots.get(shots, ())) == len(run) for shots, run in drawn.by_shots.items())
+    return unseen if as_many else None
 
 
 def _learner(

@@ -21,7 +21,7 @@ from aescli.cli.common import (
     option,
     scale_of,
 )
-from aescli.errors import AesError, UsageError
+from aescli.errors import AesError, UsageError, named
 
 
 def train(
@@ -210,11 +210,8 @@ def _left_out(loaded: Any, parts: Any) -> list[str]:
     names = [loaded.pictures.samples[i].name for i in parts.left_out]
     if not names:
         return []
-    rest = f", and {len(names) - 5} more" if len(names) > 5 else ""
-    return [
-        f"{len(names)} training images are copies or near-duplicates of test images and are left out "
-        f"({', '.join(names[:5])}{rest})"
-    ]
+    what = "training images are copies or near-duplicates of test images and are left out"
+    return [named(what, names, 5)]
 
 
 def _train(

@@ -18,6 +18,7 @@ import numpy as np
 from aescli.data.datasets.base import Dataset
 from aescli.data.datasets.parts import part_named
 from aescli.errors import AesError, UsageError
+from aescli.folders import write_text
 
 _FORMAT = "aescli-split-1"
 
@@ -44,7 +45,7 @@ class Split:
             for part in sorted(self.parts)
             for name in sorted(self.parts[part])
         ]
-        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write the JSON file, whole or not at all."""
@@ -61,8 +62,7 @@ class Split:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-            temporary.write_text(text, "utf-8", "backslashreplace")
+            write_text(temporary, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)

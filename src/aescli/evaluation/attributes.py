@@ -67,12 +67,10 @@ def measure_attributes(
         notes.append(
             f"not measured, because these columns of the predictions are the labels': {', '.join(copied)}"
         )
-    if missing and not declared:
-        pass
-    elif missing and found:
-        notes.append(f"not measured, because the labels do not name them: {', '.join(missing)}")
-    elif missing:
-        notes.append(f"measured is the score alone; the labels have no columns {', '.join(missing)}")
+    if missing and declared:
+        why = "not measured, because the labels do not name them:"
+        alone = "measured is the score alone; the labels have no columns"
+        notes.append(f"{why if found else alone} {', '.join(missing)}")
     if found and resamples > _RESAMPLES:
         notes.append(f"intervals of the attributes: {_RESAMPLES:,} draws")
     return found, notes

@@ -157,7 +157,7 @@ def read_predictions(
     further = [column for column in table.columns if column not in known]
 
     def number(cell: str) -> float | None:
-        return optional_number(cell, decimal_comma=table.delimiter != ",")
+        return optional_number(cell, decimal_comma=table.decimal_comma)
 
     rows = []
     given = [[number(cells[column]) for column in p_columns] for _, cells in table.rows]

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from aescli.errors import AesError
-from aescli.folders import whole_folder
+from aescli.folders import whole_folder, write_text
 from aescli.models.aesmamba import AesMamba, AesMambaConfig
 from aescli.models.momamba import MoMamba, MoMambaConfig
 from aescli.models.rounding import packed, settle, unpack_into
@@ -254,9 +254,7 @@ def save_checkpoint(
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(
-        json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8", "backslashreplace"
-    )
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def half_precision(state: dict[str, torch.Tensor], smallest: int = 9_000) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aescli.errors import AesError
-from aescli.folders import unwritable, whole_folder
+from aescli.folders import unwritable, whole_folder, write_text
 
 WEIGHTS, CARD = "adapter.safetensors", "user.json"
 CHANGES = "tuned.safetensors"
@@ -118,7 +118,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], card: Mapping[str,
     try:
         with whole_folder(folder) as staging:
             write(staging)
-            (staging / CARD).write_text(text, "utf-8", "backslashreplace")
+            write_text(staging / CARD, text)
     except (OSError, SafetensorError) as error:
         raise unwritable(folder, error) from None
 

@@ -81,11 +81,11 @@ def _read(located: Located, root: Path | None, variant: mebeauty.Variant) -> Dat
         return scut.read_single_list(source, root) if is_list(source) else scut.read_labels_csv(source, root)
     if kind == "ava" and parts[0].path.suffix.lower() == ".json":
         return votes.read_ava_json(parts, root)
-    if kind == "ava" and votes.is_ava_text(parts[0].path):
+    if kind == "ava" and votes.kind_of_text(parts[0].path) == "ava":
         return votes.read_ava_text(parts, root)
     if kind == "ava-captions" and parts[0].path.suffix.lower() == ".json":
         return votes.read_captions_json(parts, root)
-    if kind == "photonet" and votes.is_photonet_text(parts[0].path):
+    if kind == "photonet" and votes.kind_of_text(parts[0].path) == "photonet":
         return votes.read_photonet_text(parts, root)
     if kind in votes.BINS:
         return votes.read_votes_csv(kind, parts, root)

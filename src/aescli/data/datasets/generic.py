@@ -61,7 +61,7 @@ def read(
             table.column(column)  # raises where a list is of another form
         spelt = {column.casefold(): column for column in tables[0].columns}
         names = [spelt.get(column.casefold(), column) for column in table.columns]
-        form = replace(columns, decimal_comma=table.delimiter not in ", ")
+        form = replace(columns, decimal_comma=table.decimal_comma)
         found = [
             form.row(str(part.path), line, dict(zip(names, cells.values(), strict=True)))
             for line, cells in table.rows
@@ -91,7 +91,7 @@ def read(
     dataset = assemble(
         (source if source.is_dir() else source.parent).resolve().name if named_by_folder else source.stem,
         rows, source=source, scale=scale or (lambda low, high: _narrowest(usual, low, high)), images=images,
-        unreadable=bad, notes=notes, decimal_comma=any(table.delimiter not in ", " for table in tables),
+        unreadable=bad, notes=notes, decimal_comma=any(table.decimal_comma for table in tables),
     )  # fmt: skip
     if scale is None:
         low, high = dataset.scale
@@ -137,12 +137,11 @@ class _Columns:
             "fold": folded.get("fold"), "split": folded.get("split"), "count": first(_COUNT_NAMES),
             "std": first(_STD_NAMES),
         }  # fmt: skip
-        decimal_comma = table.delimiter not in ", "
         known = {image, comment, *scores, *distribution, *special.values()}
         # Who names several means these.
         may_be = () if len(score_columns) > 1 else [c for c in table.columns if c not in known]
-        further = [column for column in may_be if _holds_numbers(table, column, decimal_comma, given=True)]
-        return cls(image, scores, further, distribution, comment, special, decimal_comma)
+        further = [column for column in may_be if _holds_numbers(table, column, given=True)]
+        return cls(image, scores, further, distribution, comment, special, table.decimal_comma)
 
     def row(self, source: str, line: int, cells: Mapping[str, str]) -> LabelRow:
         row = LabelRow(source, line, cells[self.image], cells[self.scores[0]])
@@ -217,7 +216,7 @@ def guess_score_column(
         for column in table.columns
         if column not in skipped
         and column.casefold() not in ("fold", "split")
-        and _holds_numbers(table, column, table.delimiter != ",")
+        and _holds_numbers(table, column)
     ]
     if len(numeric) == 1:
         return numeric[0]
@@ -225,10 +224,10 @@ def guess_score_column(
     raise AesError(f"{table.source}: {found}; name the score column with {option}")
 
 
-def _holds_numbers(table: Table, column: str, decimal_comma: bool, *, given: bool = False) -> bool:
+def _holds_numbers(table: Table, column: str, *, given: bool = False) -> bool:
     """Half of the cells suffices: the reader reports the others by line. given: instead all that are not empty."""
     cells = [row[column] for _, row in table.rows if row[column] or not given]
-    numbers = sum(optional_number(cell, decimal_comma=decimal_comma) is not None for cell in cells)
+    numbers = sum(optional_number(cell, decimal_comma=table.decimal_comma) is not None for cell in cells)
     return numbers == len(cells) > 0 if given else numbers > len(cells) / 2
 
 

@@ -24,16 +24,8 @@ KINDS = (
 """The layouts that `read_dataset` knows."""
 
 _LISTED = (
-    "ava",
-    "ava-captions",
-    "photonet",
-    "photonet-captions",
-    "aadb",
-    "tad66k",
-    "para",
-    "sophoappeal",
-    "csv",
-)
+    "ava", "ava-captions", "photonet", "photonet-captions", "aadb", "tad66k", "para", "sophoappeal", "csv",
+)  # fmt: skip
 """Those that may come as train / val / test lists."""
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
@@ -135,10 +127,8 @@ def kind_of(source: Path) -> str:
         return "scut-fbp" if "attractiveness" in source.name.casefold() else "csv"
     if suffix == ".json":
         return "ava-captions" if votes.is_captions_json(source) else "ava"
-    if votes.is_ava_text(source):
-        return "ava"
-    if votes.is_photonet_text(source):
-        return "photonet"
+    if (kind := votes.kind_of_text(source)) is not None:
+        return kind
     if scored.find_aadb_lists([source]):
         return "aadb"
     if is_list(source):
@@ -196,9 +186,8 @@ def image_root(located: Located, data: Path, images: Path | str | None) -> Path:
         if label_folder.name.casefold() in map(str.casefold, _LABEL_FOLDERS):
             homes.append(label_folder.parent)
     for home in homes:
-        if (
-            home / scored.AADB_ORIGINALS[1]
-        ).is_dir():  # AADB's test images lie beside the folder of the others
+        # AADB's test images lie beside the folder of the others.
+        if (home / scored.AADB_ORIGINALS[1]).is_dir():
             return home
         for folder in _IMAGE_FOLDERS:
             if (home / folder).is_dir():

@@ -33,6 +33,11 @@ class Table:
     delimiter: str = ","
     bad: list[Problem] = field(default_factory=list)
 
+    @property
+    def decimal_comma(self) -> bool:
+        """Whether a comma in a cell can be a decimal one."""
+        return self.delimiter not in ", "
+
     def column(self, wanted: str, option: str = "") -> str:
         """The column called `wanted` (case does not matter). Raises AesError that lists what there is."""
         return self.columns[_position(self.source, self.columns, wanted, option)]
@@ -174,14 +179,7 @@ def _encoding(path: Path) -> tuple[str, str]:
     """(encoding, how errors are handled) of `read_text` for the whole file, without holding it in memory."""
     try:
         with path.open("rb") as file:
-            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            file.seek(0)
-            for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
-                errors = "strict"
-                if encoding == "cp1252":
-                    file.seek(0)
-                    if _mostly_utf8(file):
-                        encoding, errors = "utf-8-sig", "surrogateescape"
+            for encoding, errors in _encodings(file):
                 file.seek(0)
                 decoder = codecs.getincrementaldecoder(encoding)(errors)
                 try:
@@ -195,6 +193,16 @@ def _encoding(path: Path) -> tuple[str, str]:
     except OSError as error:
         raise AesError(f"{path} cannot be read: {error.strerror or error}") from None
     raise AesError(f"{path} is not a text file")
+
+
+def _encodings(file: IO[bytes]) -> Iterator[tuple[str, str]]:
+    """What to try, one after the other; the last one decodes what it can."""
+    if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        yield "utf-16", "strict"
+        return
+    yield "utf-8-sig", "strict"
+    file.seek(0)
+    yield ("utf-8-sig", "surrogateescape") if _mostly_utf8(file) else ("cp1252", "strict")
 
 
 _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")

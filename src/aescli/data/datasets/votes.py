@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aescli.data.datasets.base import Dataset, LabelRow, Problem, assemble, optional_number
 from aescli.data.datasets.parts import Part, notes_of, source_of
@@ -88,20 +89,19 @@ def read_votes_csv(name: str, parts: Sequence[Part], images: Path | None) -> Dat
     return _assemble(name, _csv_rows, parts, images)
 
 
-def is_ava_text(path: Path) -> bool:
-    """One of the first lines is fifteen whole numbers."""
-    lines = (line.split() for _, line in itertools.islice(read_lines(path), 5))
-    return any(len(words) == _AVA_WIDTH and all(word.isdecimal() for word in words) for words in lines)
+def kind_of_text(path: Path) -> str | None:
+    """ "ava" or "photonet" where one of the first lines is as in `AVA.txt` or `photonet_dataset.txt`, else None.
 
-
-def is_photonet_text(path: Path) -> bool:
-    """One of the first lines is twelve numbers, whole ones but for the mean and the deviation."""
-    return any(
-        len(words) == _PHOTONET_WIDTH
-        and all(word.isdecimal() for word in (*words[:3], *words[5:]))
-        and all(optional_number(word) is not None for word in words)
-        for words in (line.split() for _, line in itertools.islice(read_lines(path), 5))
-    )
+    AVA's are fifteen whole numbers; Photo.Net's twelve, whole ones but for the mean and the deviation.
+    """
+    for words in (line.split() for _, line in itertools.islice(read_lines(path), 5)):
+        if len(words) == _AVA_WIDTH and all(word.isdecimal() for word in words):
+            return "ava"
+        numbers = all(optional_number(word) is not None for word in words)
+        whole = all(word.isdecimal() for word in (*words[:3], *words[5:]))
+        if len(words) == _PHOTONET_WIDTH and numbers and whole:
+            return "photonet"
+    return None
 
 
 def is_captions_json(path: Path) -> bool:
@@ -170,6 +170,12 @@ class _Votes:
         row.std = math.sqrt(max(square - mean * mean, 0.0))
         row.n_ratings = round(total) if all(count.is_integer() for count in counts) else None
         return row
+
+    def compare(self, row: LabelRow, stated: str) -> None:
+        """Remembers the row where the file states another mean than that of its votes."""
+        mean = optional_number(stated)
+        if mean is None or abs(mean - row.score) > _ROUNDED:
+            self.contradicted.append(row)
 
     def keep(self, row: LabelRow) -> None:
         """Takes the row, or its comment where the image is known already."""
@@ -245,17 +251,14 @@ def _photonet_lines(part: Part, votes: _Votes, column: int) -> Iterator[LabelRow
     for line, text in read_lines(part.path):
         words = text.split()
         if len(words) != _PHOTONET_WIDTH or not (words[0].isdecimal() and words[1].isdecimal()):
-            reason = f"{len(words)} numbers, not {_PHOTONET_WIDTH}"
-            if len(words) == _PHOTONET_WIDTH:
-                reason = "no photo id"
+            whole = len(words) == _PHOTONET_WIDTH
+            reason = "no photo id" if whole else f"{len(words)} numbers, not {_PHOTONET_WIDTH}"
             votes.bad.append(Problem(source, line, words[1] if len(words) > 1 else words[0], reason))
             continue
         row = votes.add(source, line, words[column], words[5:])
         if row is not None:
             row.split = part.split
-            stated = optional_number(words[3])
-            if stated is None or abs(stated - row.score) > _ROUNDED:
-                votes.contradicted.append(row)
+            votes.compare(row, words[3])
             yield row
 
 
@@ -280,7 +283,7 @@ def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
     """Image name → (the sentences of all its entries, its split)."""
     found: dict[str, tuple[str, str | None]] = {}
     try:
-        for entry in json.loads(read_text(path))["images"]:
+        for entry in _json(path)["images"]:
             name = str(entry["filename"]).strip()
             name = f"{name}.jpg" if name.isdecimal() else name
             before = found.get(name, ("", None))[0]
@@ -288,13 +291,18 @@ def _captions(path: Path) -> dict[str, tuple[str, str | None]]:
             text = " ".join(filter(None, [before, *sentences]))
             found[name] = (text, str(entry["split"]) if entry.get("split") else None)
         return found
-    except (ValueError, RecursionError) as error:
-        raise AesError(f"{path} is not valid JSON: {error}") from None
     except (KeyError, TypeError, AttributeError):
         raise AesError(
             f'{path} is neither NIMA\'s list of {{"image_id": …, "label": […]}} nor AVA-Captions\' '
             '{"images": [{"filename": …, "sentences": [{"clean": …}]}]}'
         ) from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise AesError(f"{path} is not valid JSON: {error}") from None
 
 
 def _ava_test(ava: Path) -> set[str]:
@@ -305,10 +313,7 @@ def _ava_test(ava: Path) -> set[str]:
 
 def _json_entries(part: Part, votes: _Votes) -> Iterator[LabelRow]:
     source = str(part.path)
-    try:
-        entries = json.loads(read_text(part.path))
-    except (ValueError, RecursionError) as error:
-        raise AesError(f"{part.path} is not valid JSON: {error}") from None
+    entries = _json(part.path)
     if not isinstance(entries, list):
         raise AesError(f'{part.path} is not a list of {{"image_id": …, "label": […]}}')
     for number, entry in enumerate(entries, start=1):
@@ -343,9 +348,7 @@ def _csv_rows(part: Part, votes: _Votes) -> Iterator[LabelRow]:
         if "class" in at and cells[at["class"]]:
             row.group = classes.setdefault(cells[at["class"]], {"class": cells[at["class"]]})
         if "score" in at:
-            stated = optional_number(cells[at["score"]])
-            if stated is None or abs(stated - row.score) > _ROUNDED:
-                votes.contradicted.append(row)
+            votes.compare(row, cells[at["score"]])
         yield row
     votes.bad += table.bad
 

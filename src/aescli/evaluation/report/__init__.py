@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aescli.errors import AesError
 from aescli.evaluation.estimates import Subset
 from aescli.evaluation.result import Evaluation
-from aescli.folders import unwritable, whole_folder
+from aescli.folders import unwritable, whole_folder, write_text
 
 if TYPE_CHECKING:
     from aescli.evaluation.report.heatmaps import FrequencyMaps
@@ -123,11 +123,10 @@ def _write_all(
     values["frequency_influence"] = maps.influence if maps else {}
     values["repeats"] = spread
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A name that is not UTF-8 stands as \udcff, as JSON has it.
-    (folder / METRICS).write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / METRICS, text)
     _write_predictions(evaluation, folder / PREDICTIONS)
     html = page.render(evaluation, pictures + more, _thumbnails(evaluation, note))
-    (folder / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / PAGE, html)
 
 
 _FIGURES = {
